@@ -1,0 +1,10 @@
+"""LVT for Detectron2. Importing this package decides what answers to ``import detectron2``."""
+
+from lvt_d2._engine import activate
+
+__version__ = "0.1.0"
+
+ENGINE: str = activate()
+"""``"detectron2"`` or ``"d2lite"``: the engine that runs in this process."""
+
+__all__ = ["ENGINE", "__version__"]
