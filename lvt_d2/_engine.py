@@ -105,7 +105,7 @@ def activate() -> str:
         _refuse_hidden_installation()
     if choice == "detectron2":
         raise ImportError(
-            f"{VARIABLE}=detectron2, but it is not installed here. Install it ({INSTALL_PAGE}) "
+            f"{VARIABLE}=detectron2, but it is not installed. Install it ({INSTALL_PAGE}) "
             f"or unset {VARIABLE} to run on d2lite"
         )
     return _use_d2lite(site, first=False)

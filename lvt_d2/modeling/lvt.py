@@ -1,7 +1,7 @@
 """LVT, the Lite Vision Transformer, as a Detectron2 backbone.
 
-Paper: *Lite Vision Transformer with Enhanced Self-Attention*, CVPR 2022, arXiv 2112.10809. This is an
-independent implementation, licensed Apache-2.0.
+Paper: *Lite Vision Transformer with Enhanced Self-Attention*, CVPR 2022, arXiv 2112.10809.
+Independent implementation, licensed Apache-2.0.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class LVT(Backbone):
         )
         if len(sr_ratios) != len(STAGES) - 1:
             raise ValueError(
-                f"sr_ratios is {tuple(sr_ratios)}; expected one each for stages 2 to 4"
+                f"sr_ratios is {tuple(sr_ratios)}; expected one for each of stages 2 to 4"
             )
         if not out_features or not set(out_features) <= set(STAGES):
             raise ValueError(f"out_features is {tuple(out_features)}; expected some of {STAGES}")
