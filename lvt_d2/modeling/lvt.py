@@ -158,6 +158,6 @@ def _check_per_stage(**arguments: Sequence[int]) -> None:
     for name, values in arguments.items():
         if len(values) != len(STAGES) or min(values) < 1:
             raise ValueError(
-                f"{name} is {tuple(values)}; expected {len(STAGES)} positive integers, one for each "
-                "stage"
+                f"{name} is {tuple(values)}; expected {len(STAGES)} positive integers, "
+                "one for each stage"
             )

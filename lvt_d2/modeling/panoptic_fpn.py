@@ -56,7 +56,7 @@ class MergePanopticFPN(PanopticFPN):
 
 
 def _flagged(instances: Instances, name: str) -> Instances:
-    """Instances whose field ``name`` is set, without the flags; all where there is no such field."""
+    """Instances whose flag ``name`` is set, without the flags; all where there is no flag."""
     if not instances.has(name):
         return instances
     selected = instances[torch.where(instances.get(name))[0]]
