@@ -6,7 +6,7 @@ OUTPUT ?= output/quickstart
 QUICK_CONFIG := configs/quick/shapes_panoptic_lvt.py
 export DETECTRON2_DATASETS ?= datasets
 
-.PHONY: help venv quickstart test test-slow lint format clean
+.PHONY: help venv quickstart test test-slow results lint format clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ quickstart: $(READY)  ## generate data, train, evaluate and draw, on the CPU or 
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
+
+results: $(READY)  ## write the result tables of the documents from docs/results.json
+	$(BIN)/python tools/render_results.py
 
 test-slow: $(READY)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
