@@ -1,3 +1,7 @@
-"""d2lite: an independent implementation of the part of Detectron2's API that LVT needs."""
+"""The part of Detectron2's API that this project needs, on pip-installable packages only."""
+
+from detectron2._scope import missing_attribute
 
 __version__ = "0.6+d2lite.1"
+
+__getattr__ = missing_attribute(__name__)

@@ -1,0 +1,1 @@
+"""Utilities: logging, files, events, communication, drawing."""
