@@ -5,7 +5,6 @@ Run by ``make results``; with ``--check`` nothing is written and a difference is
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -44,12 +43,14 @@ def measured(results: dict) -> str:
 def render(page: str, results: dict) -> str:
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
     for name, make in (("published", published), ("measured", measured)):
-        block = f"<!-- {name} -->\n{make(results)}\n<!-- end {name} -->"
-        page = re.sub(f"<!-- {name} -->.*?<!-- end {name} -->", lambda _: block, page, flags=re.S)
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{make(results)}\n{end}{rest.partition(end)[2]}"
     return page
 
 
 def main() -> int:
+    """Render all pages; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     check = parser.parse_args().check
