@@ -1,0 +1,92 @@
+"""Starts one process per GPU on this machine and connects them to those on the others."""
+
+import logging
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from detectron2.utils import comm
+
+__all__ = ["DEFAULT_TIMEOUT", "launch"]
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+def _find_free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def launch(
+    main_func,
+    num_gpus_per_machine,
+    num_machines=1,
+    machine_rank=0,
+    dist_url=None,
+    args=(),
+    timeout=DEFAULT_TIMEOUT,
+):
+    """Call ``main_func(*args)`` in every process of a distributed job, or here if it is alone.
+
+    Args:
+        main_func: a function that a spawned process can import.
+        num_gpus_per_machine: processes on each machine; without GPUs they run on gloo.
+        num_machines: number of machines.
+        machine_rank: 0-based index of this machine.
+        dist_url: where the processes meet, "auto" for a free port of this machine.
+        args: arguments of ``main_func``.
+        timeout: of the distributed workers.
+    """
+    world_size = num_machines * num_gpus_per_machine
+    if world_size <= 1:
+        main_func(*args)
+        return
+    if dist_url == "auto":
+        assert num_machines == 1, "dist_url=auto not supported in multi-machine jobs."
+        dist_url = f"tcp://127.0.0.1:{_find_free_port()}"
+    if num_machines > 1 and dist_url.startswith("file://"):
+        logging.getLogger(__name__).warning(
+            "file:// is not a reliable init_method in multi-machine jobs. Prefer tcp://"
+        )
+    mp.start_processes(
+        _distributed_worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        daemon=False,
+    )
+
+
+def _distributed_worker(
+    local_rank,
+    main_func,
+    world_size,
+    num_gpus_per_machine,
+    machine_rank,
+    dist_url,
+    args,
+    timeout=DEFAULT_TIMEOUT,
+):
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        assert num_gpus_per_machine <= torch.cuda.device_count()
+    try:
+        dist.init_process_group(
+            backend="NCCL" if has_gpu else "GLOO",
+            init_method=dist_url,
+            world_size=world_size,
+            rank=machine_rank * num_gpus_per_machine + local_rank,
+            timeout=timeout,
+        )
+    except Exception:
+        logging.getLogger(__name__).error(f"Process group URL: {dist_url}")
+        raise
+    comm.create_local_process_group(num_gpus_per_machine)
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    # Nobody starts before everybody is here: the first collective call would time out otherwise.
+    comm.synchronize()
+    main_func(*args)
