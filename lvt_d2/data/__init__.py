@@ -1,0 +1,27 @@
+"""Panoptic data: COCO's format as downloaded, labels derived while loading. Registers the sets."""
+
+import lvt_d2.data.builtin  # noqa: F401
+from lvt_d2.data.build import build_test_loader, build_train_loader, get_panoptic_dicts
+from lvt_d2.data.coco_panoptic import (
+    load_coco_panoptic,
+    load_test_images,
+    register_panoptic_dataset,
+)
+from lvt_d2.data.panoptic_mapper import PanopticMapper
+from lvt_d2.data.panoptic_png import ids_to_rgb, read_panoptic_ids, rgb_to_ids
+from lvt_d2.data.transforms import BilinearResizeTransform, ResizeKeepRatio
+
+__all__ = [
+    "BilinearResizeTransform",
+    "PanopticMapper",
+    "ResizeKeepRatio",
+    "build_test_loader",
+    "build_train_loader",
+    "get_panoptic_dicts",
+    "ids_to_rgb",
+    "load_coco_panoptic",
+    "load_test_images",
+    "read_panoptic_ids",
+    "register_panoptic_dataset",
+    "rgb_to_ids",
+]

@@ -1,0 +1,150 @@
+"""From names of registered sets to data loaders."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import build_detection_test_loader as _build_test_loader
+from detectron2.data import build_detection_train_loader as _build_train_loader
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Sampler
+
+import lvt_d2.data.builtin  # noqa: F401  (registers the sets that configs name)
+from lvt_d2.data.panoptic_mapper import MIN_SIZE
+from lvt_d2.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+_MAX_WORKERS = 8  # per process; more only multiply memory
+
+
+def get_panoptic_dicts(
+    names: str | Sequence[str], filter_empty: bool = True, min_size: int = MIN_SIZE
+) -> list[dict]:
+    """Load registered panoptic sets and drop the images that can't be trained on.
+
+    Args:
+        names: one name or several; several must have the same classes.
+        filter_empty: drop images without any thing, crowds counted as things (the published rule).
+        min_size: drop images with a side under this, in pixels; 0 keeps all.
+
+    Returns:
+        Detectron2 dataset dicts; how many were dropped is logged.
+
+    Raises:
+        DatasetError: a name is unknown, classes differ, or no image is left.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise DatasetError("no data set is named; give at least one registered name")
+    _check_known(names)
+    _check_same_classes(names)
+    dicts = [d for name in names for d in DatasetCatalog.get(name)]
+    kept = [d for d in dicts if min(d["height"], d["width"]) >= min_size]
+    too_small = len(dicts) - len(kept)
+    if filter_empty:
+        kept = [d for d in kept if any(s["isthing"] for s in d.get("segments_info", []))]
+    empty = len(dicts) - too_small - len(kept)
+    if too_small or empty:
+        logger.info(
+            "Dropped %d of %d images of %s: %d without a thing, %d with a side under %d pixels",
+            too_small + empty,
+            len(dicts),
+            ", ".join(names),
+            empty,
+            too_small,
+            min_size,
+        )
+    if not kept:
+        raise DatasetError(
+            f"no image of {', '.join(names)} is left: of {len(dicts)}, {empty} have no thing and "
+            f"{too_small} a side under {min_size} pixels. Set filter_empty=False for sets without "
+            "labels, or a smaller min_size"
+        )
+    return kept
+
+
+def _check_known(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in DatasetCatalog:
+            known = [n for n in DatasetCatalog.list() if "panoptic" in n or n.startswith("lvt_")]
+            raise DatasetError(
+                f"no data set is registered as {name!r}. Known panoptic sets: {', '.join(known)}; "
+                "register your own with lvt_d2.data.register_panoptic_dataset"
+            )
+
+
+def _check_same_classes(names: Sequence[str]) -> None:
+    first = MetadataCatalog.get(names[0])
+    for name in names[1:]:
+        other = MetadataCatalog.get(name)
+        for key in ("thing_classes", "stuff_classes"):
+            if getattr(first, key, None) != getattr(other, key, None):
+                raise DatasetError(
+                    f"{names[0]} and {name} have different {key}; sets that are used together must "
+                    "have the same classes in the same order: register them with one list of "
+                    "categories"
+                )
+
+
+def default_num_workers() -> int:
+    """Loader processes per training process: the machine's cores shared out, at most 8."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(_MAX_WORKERS, cores // comm.get_local_size()))
+
+
+def build_train_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict | None],
+    total_batch_size: int,
+    sampler: Sampler | None = None,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int | None = None,
+) -> DataLoader:
+    """Detectron2's training loader with workers, kept alive, and pinned memory where a GPU is.
+
+    Args:
+        dataset: dicts of `get_panoptic_dicts`.
+        mapper: see `PanopticMapper`.
+        total_batch_size: images per iteration over all processes.
+        sampler: order of the images; None is Detectron2's endless, shuffled `TrainingSampler`.
+        aspect_ratio_grouping: batch wide images with wide ones and tall ones with tall ones.
+        num_workers: processes per training process; None is `default_num_workers`, 0 loads in the
+            training process.
+    """
+    workers = default_num_workers() if num_workers is None else num_workers
+    return _build_train_loader(
+        dataset,
+        mapper=mapper,
+        sampler=sampler,
+        total_batch_size=total_batch_size,
+        aspect_ratio_grouping=aspect_ratio_grouping,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def build_test_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict],
+    batch_size: int = 1,
+    num_workers: int | None = None,
+) -> DataLoader:
+    """Detectron2's test loader, every image once over all processes, with workers.
+
+    Args:
+        dataset: dicts of `get_panoptic_dicts`, with ``filter_empty=False`` and ``min_size=0``.
+        mapper: see `PanopticMapper`.
+        batch_size: images at a time and process.
+        num_workers: as in `build_train_loader`.
+    """
+    workers = default_num_workers() if num_workers is None else num_workers
+    return _build_test_loader(dataset, mapper=mapper, batch_size=batch_size, num_workers=workers)

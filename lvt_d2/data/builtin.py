@@ -1,0 +1,96 @@
+"""Registers the panoptic sets that this project's configs name.
+
+Their root is the folder in ``DETECTRON2_DATASETS``, by default ``datasets`` in the working
+directory, as for Detectron2's own sets; datasets/README.md shows the tree.
+"""
+
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
+
+from lvt_d2.data.coco_panoptic import (
+    IGNORE_LABEL,
+    LABEL_DIVISOR,
+    load_test_images,
+    metadata_from_categories,
+    register_with_metadata,
+)
+from lvt_d2.data.shapes_meta import SHAPES_CATEGORIES
+
+COCO_TEST_DEV = "lvt_coco_2017_test-dev"
+
+
+def datasets_root() -> str:
+    """Folder under which data sets are looked for."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def coco_paths(root: str, split: str) -> dict[str, str]:
+    """Paths of one labelled COCO split (``train`` or ``val``).
+
+    The PNG folder is ``annotations/panoptic_<split>2017``, where unpacking puts it, or
+    ``panoptic_<split>2017``, where Detectron2's preparation expects it: the first that exists.
+    """
+    coco = os.path.join(root, "coco")
+    folder = f"panoptic_{split}2017"
+    candidates = [os.path.join(coco, "annotations", folder), os.path.join(coco, folder)]
+    return {
+        "panoptic_json": os.path.join(coco, "annotations", f"{folder}.json"),
+        "image_root": os.path.join(coco, f"{split}2017"),
+        "panoptic_root": next((c for c in candidates if os.path.isdir(c)), candidates[0]),
+    }
+
+
+def coco_test_paths(root: str) -> dict[str, str]:
+    """Paths of COCO test-dev, which has no labels."""
+    return {
+        "image_info_json": os.path.join(root, "coco/annotations/image_info_test-dev2017.json"),
+        "image_root": os.path.join(root, "coco/test2017"),
+    }
+
+
+def shapes_paths(root: str, split: str) -> dict[str, str]:
+    """Paths of one split of the generated set (``train`` or ``val``)."""
+    shapes = os.path.join(root, "shapes")
+    return {
+        "panoptic_json": os.path.join(shapes, "annotations", f"panoptic_{split}.json"),
+        "image_root": os.path.join(shapes, split),
+        "panoptic_root": os.path.join(shapes, "annotations", f"panoptic_{split}"),
+    }
+
+
+def coco_sample_paths(root: str) -> dict[str, str]:
+    """Paths of a handful of COCO images in one folder."""
+    sample = os.path.join(root, "coco_sample")
+    return {
+        "panoptic_json": os.path.join(sample, "panoptic.json"),
+        "image_root": os.path.join(sample, "images"),
+        "panoptic_root": os.path.join(sample, "panoptic"),
+    }
+
+
+def register_builtin(root: str | None = None) -> None:
+    """Register all sets under ``root`` (default: `datasets_root`); names that exist are kept."""
+    root = datasets_root() if root is None else root
+    coco = _get_builtin_metadata("coco_panoptic_separated")
+    shapes = metadata_from_categories(SHAPES_CATEGORIES)
+    for split in ("train", "val"):
+        _register(f"lvt_coco_2017_{split}_panoptic", coco, coco_paths(root, split))
+        _register(f"shapes_{split}_panoptic", shapes, shapes_paths(root, split))
+    _register("coco_sample_panoptic", coco, coco_sample_paths(root))
+    if COCO_TEST_DEV not in DatasetCatalog:
+        paths = coco_test_paths(root)
+        DatasetCatalog.register(COCO_TEST_DEV, lambda: load_test_images(**paths))
+        MetadataCatalog.get(COCO_TEST_DEV).set(
+            **paths,
+            evaluator_type="coco_panoptic_seg",
+            ignore_label=IGNORE_LABEL,
+            label_divisor=LABEL_DIVISOR,
+            **coco,
+        )
+
+
+def _register(name: str, meta: dict, paths: dict[str, str]) -> None:
+    if name not in DatasetCatalog:
+        register_with_metadata(name, meta, **paths)

@@ -1,0 +1,221 @@
+"""Dataset mapper that derives instances and semantic labels from panoptic PNGs on the fly."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances
+from PIL import UnidentifiedImageError
+
+from lvt_d2.data.panoptic_png import (
+    check_against_json,
+    encode_ids,
+    read_panoptic_ids,
+    segment_codes,
+)
+from lvt_d2.errors import DatasetError, DatasetFileNotFoundError
+
+logger = logging.getLogger(__name__)
+
+MIN_SIZE = 32  # the backbone's coarsest stride: it can't see less than one such cell
+_BOX_SOURCES = ("json", "masks")
+_THINGS_LABEL = 0  # class of all thing pixels in the semantic labels
+
+
+class _Targets(NamedTuple):
+    """What an image's segments say, before augmentation."""
+
+    ids: list[int]
+    semantic: np.ndarray  # label of each segment
+    things: np.ndarray  # places of the segments that become instances
+    classes: np.ndarray
+    boxes: np.ndarray  # (n, 4) x1, y1, x2, y2, in pixels
+
+
+class PanopticMapper:
+    """Maps a dataset dict of `load_coco_panoptic` to what Detectron2's panoptic models read.
+
+    In training the result has ``image`` (3, H, W) uint8, ``instances`` (``gt_boxes``,
+    ``gt_classes``, ``gt_masks`` as BitMasks) and ``sem_seg`` (H, W) int64: 0 for things, crowds
+    included, 1.. for stuff, ``ignore_label`` for void. Crowds, and segments whose JSON box is
+    under 1 pixel, give no instance; the latter are void, too, as in the published pipeline.
+    At test time it has ``image`` and every key of the dataset dict.
+
+    Args:
+        is_train: whether labels are read.
+        augmentations: Detectron2 augmentations, applied to image and labels together.
+        image_format: channel order of ``image``, ``"RGB"`` or ``"BGR"``; the model's must agree.
+        box_source: ``"json"``: the JSON's boxes go through the augmentations (published). They
+            become loose when an augmentation rotates. ``"masks"``: tight boxes of the final masks.
+        ignore_label: semantic label of void pixels.
+        min_size: least side in pixels of an image, before and after augmentation.
+        skip_broken: an unusable training image is logged, counted in ``num_skipped`` (per process)
+            and answered with None, on which Detectron2's loader draws another; otherwise it raises.
+
+    Raises:
+        DatasetError: when called, where a file is missing or broken, sizes or ids disagree with the
+            JSON, or the image is under ``min_size``; the message names the file.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        box_source: str = "json",
+        ignore_label: int = 255,
+        min_size: int = MIN_SIZE,
+        skip_broken: bool = False,
+    ):
+        if box_source not in _BOX_SOURCES:
+            raise ValueError(f"box_source is {box_source!r}; expected one of {_BOX_SOURCES}")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.box_source = box_source
+        self.ignore_label = ignore_label
+        self.min_size = min_size
+        self.skip_broken = skip_broken
+        self.num_skipped = 0
+
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """Map one dict, which stays as it is; None where ``skip_broken`` skips it."""
+        try:
+            return self._map(copy.copy(dataset_dict))
+        except DatasetError as error:
+            if not (self.is_train and self.skip_broken):
+                raise
+            self.num_skipped += 1
+            logger.warning(
+                "Skipped a broken training image (number %d of this process): %s",
+                self.num_skipped,
+                error,
+            )
+            return None
+
+    def _map(self, result: dict) -> dict:
+        image = self._read_image(result)
+        if not self.is_train:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            result["image"] = self._to_tensor(augmented.image, result)
+            return result
+
+        segments = result.pop("segments_info", None)
+        if segments is None:
+            raise DatasetError(
+                f"{result['file_name']} has no 'segments_info': its data set has no panoptic "
+                "labels and can't be trained on; set dataloader.train.dataset.names to a labelled "
+                "set"
+            )
+        targets = self._targets(segments)
+        codes = self._read_codes(result, segments, targets)
+        augmented = T.AugInput(image, sem_seg=codes)
+        transforms = self.augmentations(augmented)
+        codes = augmented.sem_seg
+        result["image"] = self._to_tensor(augmented.image, result)
+        result["instances"] = self._instances(targets, codes, transforms)
+        result["sem_seg"] = self._semantic(targets, codes)
+        return result
+
+    def _read_image(self, dataset_dict: dict) -> np.ndarray:
+        """The image (H, W, 3) uint8, checked against the JSON's size."""
+        path = dataset_dict["file_name"]
+        try:
+            image = utils.read_image(path, format=self.image_format)
+        except FileNotFoundError as error:
+            raise DatasetFileNotFoundError(
+                f"the image {path} does not exist; datasets/README.md shows where images belong, "
+                "and datasets/check.py lists what else is missing"
+            ) from error
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise DatasetError(
+                f"the image {path} can't be decoded ({error}); it is truncated or no image. Unpack "
+                "or download it again; datasets/check.py --full finds all such files"
+            ) from error
+        found = image.shape[:2]
+        expected = (dataset_dict.get("height", found[0]), dataset_dict.get("width", found[1]))
+        if found != expected:
+            raise DatasetError(
+                f"the image {path} has {found[0]}x{found[1]} pixels (height x width), but its JSON "
+                f"says {expected[0]}x{expected[1]}; images and JSON must come from the same release"
+            )
+        dataset_dict.setdefault("height", found[0])
+        dataset_dict.setdefault("width", found[1])
+        self._check_size(found, f"the image {path}", "Leave it out")
+        return image
+
+    def _check_size(self, size: tuple[int, int], what: str, remedy: str) -> None:
+        if min(size) < self.min_size:
+            raise DatasetError(
+                f"{what} has {size[0]}x{size[1]} pixels (height x width); each side must have at "
+                f"least {self.min_size}. {remedy}, or set the mapper's min_size"
+            )
+
+    def _to_tensor(self, image: np.ndarray, dataset_dict: dict) -> torch.Tensor:
+        what = f"the image {dataset_dict['file_name']}, augmented,"
+        self._check_size(image.shape[:2], what, "Resize it less, leave it out")
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+    def _targets(self, segments: list[dict]) -> _Targets:
+        used = [s for s in segments if s["area"] > 0 and min(s["bbox"][2:]) >= 1]
+        things = [i for i, s in enumerate(used) if s["isthing"] and not s["iscrowd"]]
+        boxes = np.array([used[i]["bbox"] for i in things], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        semantic = [_THINGS_LABEL if s["isthing"] else s["category_id"] for s in used]
+        return _Targets(
+            [s["id"] for s in used],
+            np.array(semantic, np.int64),
+            np.array(things, np.int64),
+            np.array([used[i]["category_id"] for i in things], np.int64),
+            boxes,
+        )
+
+    def _read_codes(self, dataset_dict: dict, segments: list[dict], targets: _Targets):
+        """The PNG as a small map (H, W) of segment codes, checked against the JSON."""
+        path = dataset_dict["pan_seg_file_name"]
+        ids = read_panoptic_ids(path)
+        expected = (dataset_dict["height"], dataset_dict["width"])
+        if ids.shape != expected:
+            raise DatasetError(
+                f"the panoptic PNG {path} has {ids.shape[0]}x{ids.shape[1]} pixels (height x "
+                f"width), but its image has {expected[0]}x{expected[1]}; unpack images and PNGs "
+                "again"
+            )
+        check_against_json(ids, segments, path)
+        return encode_ids(ids, targets.ids)
+
+    def _semantic(self, targets: _Targets, codes: np.ndarray) -> torch.Tensor:
+        segment_of_code = segment_codes(len(targets.ids))
+        size = max(256, int(segment_of_code.max(initial=0)) + 1)
+        labels = np.full(size, self.ignore_label, np.int64)
+        labels[segment_of_code] = targets.semantic
+        return torch.from_numpy(labels[_as_index(codes)])
+
+    def _instances(
+        self, targets: _Targets, codes: np.ndarray, transforms: T.Transform
+    ) -> Instances:
+        wanted = segment_codes(len(targets.ids))[targets.things]
+        codes = np.ascontiguousarray(codes)
+        masks = BitMasks(torch.from_numpy(codes == wanted.astype(codes.dtype)[:, None, None]))
+        if self.box_source == "masks" or not len(wanted):
+            boxes = masks.get_bounding_boxes()
+        else:
+            boxes = Boxes(torch.from_numpy(transforms.apply_box(targets.boxes)).float())
+            boxes.clip(codes.shape)
+        instances = Instances(tuple(codes.shape))
+        instances.gt_boxes = boxes
+        instances.gt_classes = torch.from_numpy(targets.classes)
+        instances.gt_masks = masks
+        # A crop may leave nothing of a thing: it can't be learnt from.
+        return instances[boxes.nonempty() & masks.nonempty()]
+
+
+def _as_index(codes: np.ndarray) -> np.ndarray:
+    return codes if codes.dtype == np.uint8 else codes.astype(np.int64)
