@@ -1,0 +1,14 @@
+"""Reading of checkpoints: safely, strictly, and the official ones too."""
+
+from lvt_d2.checkpoint.checkpointer import LVTCheckpointer
+from lvt_d2.checkpoint.official import Converted, convert_official, is_official
+from lvt_d2.checkpoint.safe_load import read_checkpoint, read_pickle
+
+__all__ = [
+    "Converted",
+    "LVTCheckpointer",
+    "convert_official",
+    "is_official",
+    "read_checkpoint",
+    "read_pickle",
+]

@@ -1,0 +1,250 @@
+"""Detectron2's checkpointer, made strict, safe, and able to read the official files."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor
+
+from lvt_d2.checkpoint.official import KINDS, convert_official, is_official
+from lvt_d2.checkpoint.safe_load import read_checkpoint, read_pickle
+from lvt_d2.errors import CheckpointError, CheckpointFileNotFoundError
+
+logger = logging.getLogger(__name__)
+
+_LVT_MARK = "stages.0.patch_embed.proj.weight"  # its prefix tells where a model has its LVT
+_CLASSIFIER = {"cls_token", "class_blocks", "norm", "head", "aux_head"}  # beside the LVT
+
+
+class LVTCheckpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` that tells what it can't load instead of training on without it.
+
+    ``load`` takes checkpoints of this project, official files as they were published, their
+    conversions by ``tools/convert_official.py``, bare state dicts, and Detectron's ``.pkl`` files.
+
+    * Files are read without running what is pickled in them.
+    * The weights must fit: a missing, unexpected or differently shaped entry is an error.
+      ``path?matching_heuristics=True`` is Detectron2's way to load what fits and skip the rest.
+    * A file with an LVT alone, or with an ImageNet classifier, initialises the LVT of the model.
+      The log says which parts keep their random weights.
+
+    Saving and resuming are Detectron2's. Constructor arguments are those of the parent.
+    """
+
+    _prepared: dict[str, Any] | None = None  # content of the file that is being loaded
+    _is_partial = False  # whether that initialises the LVT only
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file into the model, and what it has for them into the checkpointables.
+
+        Args:
+            path: file or URL, optionally with ``?matching_heuristics=True``; empty loads nothing.
+            checkpointables: names of those to load; None loads all that the file has.
+
+        Returns:
+            What the file holds besides.
+
+        Raises:
+            CheckpointFileNotFoundError: there is no such file.
+            CheckpointError: the file can't be read safely, or does not fit the model; the model is
+                left as it was.
+        """
+        if not path:
+            return super().load(path, checkpointables)
+        # All that can fail is done before the parent's `load`, which Detectron2 can't repeat on
+        # the same object once it was left by an error.
+        path, heuristics = _split_query(path)
+        local_path = self.path_manager.get_local_path(path)
+        self._prepared = self._read(local_path)
+        if heuristics:
+            self._prepared["matching_heuristics"] = True
+        self._is_partial = False
+        if not self._prepared.get("matching_heuristics", False):
+            self._fit(self._prepared, path)
+        try:
+            return super().load(path, checkpointables)
+        finally:
+            self._prepared = None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return self._read(filename) if self._prepared is None else self._prepared
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if self._is_partial:
+            incompatible.missing_keys.clear()  # `_fit` has named them, in fewer words
+        return incompatible
+
+    def _read(self, filename: str) -> dict[str, Any]:
+        if not os.path.isfile(filename):
+            raise CheckpointFileNotFoundError(
+                f"Checkpoint {filename} does not exist. Correct the path (train.init_checkpoint), "
+                "or leave it empty to start from random weights."
+            )
+        if filename.endswith(".pkl"):
+            return _read_detectron_pickle(filename)
+        content = read_checkpoint(filename)
+        if is_official(content):
+            try:
+                converted = convert_official(content)
+            except CheckpointError as error:
+                raise CheckpointError(f"Checkpoint {filename} was not loaded. {error}") from error
+            logger.info("%s is an official file: %s", filename, KINDS[converted.kind])
+            return {"model": converted.model, "lvt_d2": {"kind": converted.kind}}
+        if not isinstance(content, Mapping):
+            content = {"model": content}
+        elif "model" not in content:
+            content = {"model": dict(content)}
+        _check_weights(content["model"], filename)
+        return dict(content)
+
+    def _fit(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Rename the weights to those of the model, or raise if they don't fit."""
+        state = checkpoint["model"]
+        if all(name.startswith("module.") for name in state):
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+        target = self.model.state_dict()
+        model_lvt, lvt = _lvt_prefix(target), _lvt_prefix(state)
+        kind = _kind(state, lvt)
+        if kind and model_lvt is not None and kind != _kind(target, model_lvt):
+            self._is_partial = True
+            state, unused = _rename_lvt(state, lvt, model_lvt, target)
+            others = [name for name in target if not name.startswith(model_lvt)]
+            target = {name: v for name, v in target.items() if name.startswith(model_lvt)}
+            logger.info(
+                "%s initialises %s. Random weights remain in: %s. Not used from the file: %s.",
+                path,
+                model_lvt.rstrip(".") or "the model",
+                _groups(others, model_lvt),
+                _groups(unused, lvt),
+            )
+        misfits = _misfits(state, target)
+        if misfits:
+            raise CheckpointError(
+                f"Checkpoint {path} does not fit {type(self.model).__name__} of {len(target)} "
+                f"entries: {misfits}. Use the config (classes, channels, stages) that it was made "
+                "with, or append '?matching_heuristics=True' to its path to load what fits."
+            )
+        checkpoint["model"] = state
+
+
+def _split_query(path: str) -> tuple[str, bool]:
+    """The path without its query, and whether that asks for matching heuristics."""
+    url = urlparse(path)
+    query = parse_qs(url.query)
+    heuristics = query.pop("matching_heuristics", ["False"]) == ["True"]
+    if query:
+        raise CheckpointError(
+            f"The path {path} asks for {', '.join(query)}; only ?matching_heuristics=True is known."
+        )
+    return url._replace(query="").geturl(), heuristics
+
+
+def _read_detectron_pickle(filename: str) -> dict[str, Any]:
+    """Weights of Detectron2's model zoo, or Caffe2's blobs, in ``DetectionCheckpointer``'s form."""
+    content = read_pickle(filename)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"Checkpoint {filename} holds a {type(content).__name__}; expected a dict of arrays."
+        )
+    if "model" not in content or "__author__" not in content:
+        blobs = content.get("blobs", content)
+        blobs = {name: v for name, v in blobs.items() if not str(name).endswith("_momentum")}
+        content = {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+    _check_weights(content["model"], filename)
+    return content
+
+
+def _check_weights(state: Any, filename: str) -> None:
+    if not isinstance(state, Mapping) or not state:
+        found = f"{len(state)} entries" if isinstance(state, Mapping) else type(state).__name__
+        raise CheckpointError(
+            f"Checkpoint {filename} has no weights: its 'model' is {found}; expected a dict of "
+            "parameter names and tensors."
+        )
+    wrong = [str(name) for name, v in state.items() if not isinstance(v, (Tensor, np.ndarray))]
+    if wrong:
+        raise CheckpointError(
+            f"Checkpoint {filename} has no weights, or mixes them with other things: "
+            f"{len(wrong)} of {len(state)} entries are not tensors ({_first(wrong)}). Expected a "
+            "state dict, bare or under 'model'."
+        )
+
+
+def _lvt_prefix(names: Iterable[str]) -> str | None:
+    """What stands before the names of the LVT's parameters; None where there is none."""
+    found = [name.removesuffix(_LVT_MARK) for name in names if name.endswith(_LVT_MARK)]
+    return found[0] if found else None
+
+
+def _kind(names: Iterable[str], lvt: str | None) -> str | None:
+    """``backbone`` for an LVT alone, ``classifier`` for one with its heads, None for all else."""
+    if lvt is None:
+        return None
+    others = {name.split(".")[0] for name in names if not name.startswith(f"{lvt}stages.")}
+    if not others:
+        return "backbone"
+    return "classifier" if others <= _CLASSIFIER and "cls_token" in others else None
+
+
+def _rename_lvt(
+    state: Mapping[str, Any], lvt: str, model_lvt: str, target: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The LVT's weights under the model's names, and the names of what the model has no use for."""
+    stages = {_stage(name, model_lvt) for name in target if name.startswith(model_lvt)}
+    renamed, unused = {}, []
+    for name, value in state.items():
+        if name.startswith(lvt) and _stage(name, lvt) in stages:
+            renamed[model_lvt + name.removeprefix(lvt)] = value
+        else:
+            unused.append(name)
+    return renamed, unused
+
+
+def _stage(name: str, lvt: str) -> str:
+    return ".".join(name.removeprefix(lvt).split(".")[:2])
+
+
+def _misfits(state: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """What keeps a state dict from fitting another one, in words; empty if nothing does."""
+    # The config sets the pixels' mean and deviation; old files of Detectron2 hold anchors.
+    configured = ("pixel_mean", "pixel_std")
+    missing = [name for name in target if name not in state and name not in configured]
+    unexpected = [
+        name
+        for name in state
+        if name not in target and name not in configured and "cell_anchors" not in name
+    ]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} in the file and {tuple(target[name].shape)} in the "
+        "model"
+        for name in target
+        if name in state and tuple(state[name].shape) != tuple(target[name].shape)
+    ]
+    return "; ".join(
+        f"{len(names)} {what} ({_first(names)})"
+        for names, what in (
+            (missing, "missing in the file"),
+            (unexpected, "unknown to the model"),
+            (shapes, "of another shape"),
+        )
+        if names
+    )
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _groups(names: list[str], part: str) -> str:
+    """The modules that parameters belong to; beside ``part`` one level deeper than elsewhere."""
+    root = part.split(".")[0]
+    groups = {
+        ".".join(name.split(".")[: 2 if part and name.startswith(root) else 1]): None
+        for name in names
+    }
+    return ", ".join(groups) or "nothing"
