@@ -74,10 +74,11 @@ _NAMES = {package: frozenset(names.split()) for package, names in _NAMES.items()
 
 def out_of_scope(name: str) -> str | None:
     """Message on a full dotted name that Detectron2 has and d2lite leaves out, else None."""
-    parts = name.split(".")
-    inside = ".".join(parts[1:])
-    known = inside in _MODULES or (len(parts) > 2 and parts[-1] in _NAMES.get(parts[1], ()))
-    if parts[0] != "detectron2" or not known:
+    root, _, inside = name.partition(".")
+    parts = inside.split(".")
+    prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    known = prefixes & _MODULES or _NAMES.get(parts[0], frozenset()) & set(parts[1:])
+    if root != "detectron2" or not known:
         return None
     return (
         f"{name} is not part of d2lite, which holds the part of Detectron2 that this project "

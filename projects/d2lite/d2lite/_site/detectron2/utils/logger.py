@@ -1,0 +1,169 @@
+"""Loggers with colour and files, calls that log only now and then, and one-row tables."""
+
+import atexit
+import functools
+import logging
+import os
+import sys
+import time
+from collections import Counter
+
+import torch
+from iopath.common.file_io import PathManager as PathManagerBase
+from tabulate import tabulate
+from termcolor import colored
+
+__all__ = ["setup_logger", "log_first_n", "log_every_n", "log_every_n_seconds"]
+
+# A manager of its own: files of logs need none of the handlers that file_io registers.
+PathManager = PathManagerBase()
+_PREFIXES = {
+    logging.WARNING: ("WARNING", ["blink"]),
+    logging.ERROR: ("ERROR", ["blink", "underline"]),
+    logging.CRITICAL: ("ERROR", ["blink", "underline"]),
+}
+_DATE = "%m/%d %H:%M:%S"
+_LOG_COUNTER = Counter()
+_LOG_TIMER = {}
+
+
+class _ColorfulFormatter(logging.Formatter):
+    """Abbreviates the root logger's name and marks warnings and errors in red."""
+
+    def __init__(self, *args, root_name: str, abbrev_name: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._root_name = root_name + "."
+        self._abbrev_name = abbrev_name + "." if abbrev_name else ""
+
+    def formatMessage(self, record):
+        record.name = record.name.replace(self._root_name, self._abbrev_name)
+        log = super().formatMessage(record)
+        if record.levelno not in _PREFIXES:
+            return log
+        text, attrs = _PREFIXES[record.levelno]
+        return colored(text, "red", attrs=attrs) + " " + log
+
+
+@functools.lru_cache  # so that calling it again doesn't add handlers
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
+) -> logging.Logger:
+    """Set the logger `name` to DEBUG, writing to standard output (rank 0 only) and to a file.
+
+    Args:
+        output: file that ends in ".txt" or ".log", or folder for a "log.txt"; None: no file. Ranks
+            above 0 write beside it with the suffix ".rankN".
+        distributed_rank: rank of this process.
+        color: colour on standard output.
+        name: root name of the logger.
+        abbrev_name: what stands for `name` on standard output; "d2" for "detectron2" by default.
+        enable_propagation: pass records on to the parents' handlers too.
+        configure_stdout: False leaves standard output alone.
+    """
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = enable_propagation
+    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE)
+    if configure_stdout and distributed_rank == 0:
+        if abbrev_name is None:
+            abbrev_name = "d2" if name == "detectron2" else name
+        colorful = _ColorfulFormatter(
+            colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s",
+            datefmt=_DATE,
+            root_name=name,
+            abbrev_name=str(abbrev_name),
+        )
+        _add_handler(logger, sys.stdout, colorful if color else plain)
+    if output is not None:
+        is_file = output.endswith((".txt", ".log"))
+        filename = output if is_file else os.path.join(output, "log.txt")
+        if distributed_rank > 0:
+            filename += f".rank{distributed_rank}"
+        PathManager.mkdirs(os.path.dirname(filename) or ".")
+        _add_handler(logger, _cached_log_stream(filename), plain)
+    return logger
+
+
+def _add_handler(logger: logging.Logger, stream, formatter: logging.Formatter) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(logging.DEBUG)
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+
+
+@functools.cache  # loggers of several names can share a file
+def _cached_log_stream(filename: str):
+    stream = PathManager.open(filename, "a")
+    atexit.register(stream.close)
+    return stream
+
+
+def _find_caller() -> tuple[str, tuple]:
+    """Module name, and (file, line, function), of the first frame outside this file."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    module = frame.f_globals["__name__"]
+    key = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return ("detectron2" if module == "__main__" else module), key
+
+
+def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key="caller") -> None:
+    """Log only the first `n` times.
+
+    Args:
+        lvl: logging level.
+        msg: message.
+        n: how many times.
+        name: logger; the caller's module by default.
+        key: what makes two calls the same: "caller" (file and line), "message", or a tuple of both.
+    """
+    keys = (key,) if isinstance(key, str) else key
+    assert len(keys) > 0
+    module, caller = _find_caller()
+    parts = {"caller": caller, "message": (msg,)}
+    seen = sum((parts[part] for part in ("caller", "message") if part in keys), ())
+    _LOG_COUNTER[seen] += 1
+    if _LOG_COUNTER[seen] <= n:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
+    """Log the first of every `n` calls from the same line."""
+    module, key = _find_caller()
+    _LOG_COUNTER[key] += 1
+    if n == 1 or _LOG_COUNTER[key] % n == 1:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n_seconds(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
+    """Log from the same line at most once in `n` seconds."""
+    module, key = _find_caller()
+    now = time.time()
+    if key not in _LOG_TIMER or now - _LOG_TIMER[key] >= n:
+        logging.getLogger(name or module).log(lvl, msg)
+        _LOG_TIMER[key] = now
+
+
+def create_small_table(small_dict: dict) -> str:
+    """Table of one row, in Markdown, with the keys as headers: for small dicts only."""
+    return tabulate(
+        [list(small_dict.values())],
+        headers=list(small_dict),
+        tablefmt="pipe",
+        floatfmt=".3f",
+        stralign="center",
+        numalign="center",
+    )
+
+
+def _log_api_usage(identifier: str) -> None:
+    """Tell PyTorch's usage logging (a no-op unless it was built with one)."""
+    torch._C._log_api_usage_once("detectron2." + identifier)
