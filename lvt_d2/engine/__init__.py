@@ -1,0 +1,20 @@
+"""The training loop of the tools, on Detectron2's public API."""
+
+from .config import apply_overrides, load_config
+from .evaluate import evaluate
+from .launch import check_devices, launch, under_torchrun
+from .progress import ProgressBar, writer_hooks
+from .trainer import Trainer, amp_dtype
+
+__all__ = [
+    "ProgressBar",
+    "Trainer",
+    "amp_dtype",
+    "apply_overrides",
+    "check_devices",
+    "evaluate",
+    "launch",
+    "load_config",
+    "under_torchrun",
+    "writer_hooks",
+]

@@ -1,0 +1,159 @@
+"""The training step: mixed precision on any device, and plain words on losses gone wrong."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import nn
+
+from lvt_d2.errors import ConfigError, LVTError, NonFiniteLossError
+
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def amp_dtype(enabled: bool, name: str) -> torch.dtype | None:
+    """The dtype that ``train.amp`` asks for, None for full precision.
+
+    Raises:
+        ConfigError: no such dtype.
+    """
+    if name not in _AMP_DTYPES:
+        raise ConfigError(f"train.amp.dtype is {name!r}; expected {' or '.join(_AMP_DTYPES)}")
+    return _AMP_DTYPES[name] if enabled else None
+
+
+class Trainer(SimpleTrainer):
+    """Detectron2's `SimpleTrainer` with mixed precision on CPU and GPU.
+
+    A step whose loss is NaN or infinite on any process raises the same `NonFiniteLossError` on
+    all of them, before a parameter is touched.
+
+    Args:
+        model: returns a loss or a dict of losses for a batch.
+        data_loader: batches without end.
+        optimizer: of the model's parameters.
+        amp_dtype: of the forward pass; float16 brings a gradient scaler with it. None: float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: torch.optim.Optimizer,
+        amp_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self.amp_dtype = amp_dtype
+        self.device = next(model.parameters()).device
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device.type, enabled=amp_dtype == torch.float16
+        )
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations ``start_iter .. max_iter - 1``."""
+        with _no_traceback_of_user_errors():
+            super().train(start_iter, max_iter)
+
+    def run_step(self) -> None:
+        """One update.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite; no parameter has changed.
+        """
+        if not self.model.training:
+            raise RuntimeError("The model is in evaluation mode; call model.train() to go on")
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        losses = self._losses(batch)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        self.after_backward()
+
+        # After the backward pass, so that a GPU has work while we wait for the losses.
+        self._refuse_non_finite(losses, batch)
+        SimpleTrainer.write_metrics(losses, data_time, self.iter)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _losses(self, batch) -> dict[str, torch.Tensor]:
+        with torch.autocast(
+            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            losses = self.model(batch)
+        return {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
+
+    def _refuse_non_finite(self, losses: dict[str, torch.Tensor], batch) -> None:
+        values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
+        bad = (~values.isfinite()).any().to(torch.int32)
+        if comm.get_world_size() > 1:
+            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+        if not bad.item():
+            return
+        mine = dict(zip(losses, values.tolist(), strict=True))
+        reports = comm.all_gather((mine, _image_names(batch)))
+        raise NonFiniteLossError(
+            _describe_non_finite(self.iter, reports, self.optimizer.param_groups[0]["lr"])
+        )
+
+    def state_dict(self) -> dict:
+        """That of `SimpleTrainer`, and the gradient scaler's where there is one."""
+        state = super().state_dict()
+        if self.grad_scaler.is_enabled():
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Inverse of `state_dict`; a run in another precision starts with a fresh scaler."""
+        super().load_state_dict(state_dict)
+        if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _image_names(batch) -> list[str]:
+    if not isinstance(batch, (list, tuple)):
+        return []
+    return [str(image["file_name"]) for image in batch if "file_name" in image]
+
+
+def _describe_non_finite(iteration: int, reports: list, lr: float) -> str:
+    """Text of the error from every process's (losses, image names)."""
+    bad, fine, images = {}, {}, []
+    for losses, names in reports:
+        wrong = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if wrong:
+            bad.update(wrong)
+            fine.update(losses)
+            images.extend(names)
+    others = ", ".join(f"{name} {value:.4g}" for name, value in fine.items() if name not in bad)
+    return (
+        f"At iteration {iteration} {', '.join(f'{name} is {v}' for name, v in bad.items())}"
+        f"{f' (the other losses: {others})' if others else ''}. "
+        f"Images of this batch: {', '.join(images) or 'the loader gives no file_name'}. "
+        "No parameter was updated by this step. The rate is often too high "
+        f"({lr:.3g} now): try a lower optimizer.lr or a longer warm-up; with train.amp.enabled "
+        "also train.amp.dtype=bfloat16. If it is always the same images, look at their labels "
+        "with tools/visualize_data.py. Training goes on from the last checkpoint with --resume"
+    )
+
+
+@contextmanager
+def _no_traceback_of_user_errors() -> Iterator[None]:
+    """Keep Detectron2's loop from logging the traceback of an error that explains itself."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], LVTError))
+
+    logger = logging.getLogger("detectron2.engine.train_loop")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
