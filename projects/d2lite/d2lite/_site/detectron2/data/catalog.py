@@ -1,0 +1,138 @@
+"""Global tables from a data set's name to its loader and to what is known about its classes."""
+
+import copy
+import logging
+import types
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.utils.logger import log_first_n
+
+__all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
+
+
+class _DatasetCatalog(UserDict):
+    """Maps a name to a function without arguments that returns ``list[dict]`` or a Dataset.
+
+    The function must return the same data in the same order every time it is called.
+    """
+
+    def register(self, name: str, func: Callable[[], Any]) -> None:
+        """Add a loader under a new name.
+
+        Raises:
+            AssertionError: ``func`` can't be called, or the name is taken.
+        """
+        assert callable(func), "You must register a function with `DatasetCatalog.register`!"
+        assert name not in self, f"Dataset '{name}' is already registered!"
+        self[name] = func
+
+    def get(self, name: str) -> Any:
+        """Call the loader registered under ``name`` and return its data.
+
+        Raises:
+            KeyError: no such name; the message lists those that exist.
+        """
+        try:
+            func = self[name]
+        except KeyError as error:
+            raise KeyError(
+                f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}"
+            ) from error
+        return func()
+
+    def list(self) -> list[str]:
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        self.pop(name)
+
+    def __str__(self) -> str:
+        return f"DatasetCatalog(registered datasets: {', '.join(self)})"
+
+    __repr__ = __str__
+
+
+DatasetCatalog = _DatasetCatalog()
+
+
+class Metadata(types.SimpleNamespace):
+    """Attributes of one data set, e.g. class names. One that is set can't change any more.
+
+    Catalog users rely on a name meaning the same all through a run, so setting an attribute
+    to a different value raises an AssertionError; setting the same value again is fine.
+    """
+
+    name: str = "N/A"
+
+    _RENAMED = {
+        "class_names": "thing_classes",
+        "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
+        "stuff_class_names": "stuff_classes",
+    }
+
+    def _current_name(self, key: str) -> str:
+        if key in self._RENAMED:
+            log_first_n(
+                logging.WARNING, f"Metadata '{key}' was renamed to '{self._RENAMED[key]}'!", n=10
+            )
+        return self._RENAMED.get(key, key)
+
+    def __getattr__(self, key: str) -> Any:
+        if key in self._RENAMED:
+            return getattr(self, self._current_name(key))
+        missing = f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
+        # "name" alone means that nobody has described this data set yet.
+        if len(self.__dict__) > 1:
+            raise AttributeError(f"{missing}. Available keys are {self.__dict__.keys()}.")
+        raise AttributeError(f"{missing}: metadata is empty.")
+
+    def __setattr__(self, key: str, val: Any) -> None:
+        key = self._current_name(key)
+        try:
+            old = getattr(self, key)
+        except AttributeError:
+            super().__setattr__(key, val)
+            return
+        assert old == val, (
+            f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different "
+            f"value!\n{old} != {val}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Shallow copy: changing it leaves the metadata alone."""
+        return copy.copy(self.__dict__)
+
+    def set(self, **kwargs: Any) -> "Metadata":
+        """Set several attributes; returns itself, so calls can be chained."""
+        for key, val in kwargs.items():
+            setattr(self, key, val)
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return getattr(self, key, default)
+
+
+class _MetadataCatalog(UserDict):
+    """Maps a name to its only ``Metadata``, made empty when it is asked for the first time."""
+
+    def get(self, name: str) -> Metadata:
+        assert len(name), "A dataset's name can't be empty."
+        if name not in self:
+            self[name] = Metadata(name=name)
+        return self[name]
+
+    def list(self) -> list[str]:
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        self.pop(name)
+
+    def __str__(self) -> str:
+        return f"MetadataCatalog(registered metadata: {', '.join(self)})"
+
+    __repr__ = __str__
+
+
+MetadataCatalog = _MetadataCatalog()

@@ -1,0 +1,136 @@
+"""From an entry of a data set to the input of a detection model."""
+
+import copy
+import logging
+
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+
+from . import detection_utils as utils
+from . import transforms as T
+
+__all__ = ["DatasetMapper"]
+
+
+class DatasetMapper:
+    """Reads and augments an image and its annotations; also callable as ``f(cfg, is_train)``.
+
+    An entry comes back with "image", uint8 (C, H, W); "sem_seg", int64 (H, W), if it names
+    a "sem_seg_file_name"; "instances" with boxes, classes and masks, in training; "proposals".
+
+    Args:
+        is_train: keep annotations.
+        augmentations: augmentations or transforms, in order.
+        image_format: as for ``detection_utils.read_image``.
+        use_instance_mask: keep masks.
+        use_keypoint: keypoints are not part of d2lite; has to be False.
+        instance_mask_format: "polygon" or "bitmask".
+        keypoint_hflip_indices: not used without keypoints.
+        precomputed_proposal_topk: number of precomputed proposals to keep, None for none at all.
+        recompute_boxes: boxes around the transformed masks, tighter than transformed boxes.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list,
+        image_format: str,
+        use_instance_mask: bool = False,
+        use_keypoint: bool = False,
+        instance_mask_format: str = "polygon",
+        keypoint_hflip_indices: np.ndarray | None = None,
+        precomputed_proposal_topk: int | None = None,
+        recompute_boxes: bool = False,
+    ):
+        if recompute_boxes:
+            assert use_instance_mask, "recompute_boxes requires instance masks"
+        if use_keypoint:
+            raise NotImplementedError(
+                "use_keypoint=True, but keypoints are not part of d2lite; install detectron2"
+            )
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.use_keypoint = use_keypoint
+        self.keypoint_hflip_indices = keypoint_hflip_indices
+        self.proposal_topk = precomputed_proposal_topk
+        self.recompute_boxes = recompute_boxes
+        mode = "training" if is_train else "inference"
+        logging.getLogger(__name__).info(
+            f"[DatasetMapper] Augmentations used in {mode}: {augmentations}"
+        )
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict:
+        augmentations = utils.build_augmentation(cfg, is_train)
+        crop = cfg.INPUT.CROP.ENABLED and is_train
+        if crop:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        arguments = {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+            # A crop cuts objects, so their transformed boxes would be too large.
+            "recompute_boxes": cfg.MODEL.MASK_ON if crop else False,
+        }
+        if cfg.MODEL.LOAD_PROPOSALS:
+            arguments["precomputed_proposal_topk"] = (
+                cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+                if is_train
+                else cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
+            )
+        return arguments
+
+    def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
+        for annotation in dataset_dict["annotations"]:
+            if not self.use_instance_mask:
+                annotation.pop("segmentation", None)
+            annotation.pop("keypoints", None)
+        annotations = [
+            utils.transform_instance_annotations(x, transforms, image_shape)
+            for x in dataset_dict.pop("annotations")
+            if x.get("iscrowd", 0) == 0
+        ]
+        instances = utils.annotations_to_instances(
+            annotations, image_shape, mask_format=self.instance_mask_format
+        )
+        # An image without annotations has no masks to recompute from.
+        if self.recompute_boxes and instances.has("gt_masks"):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map an entry in Detectron2's format, which stays as it is, to a model input."""
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        sem_seg = None
+        if "sem_seg_file_name" in dataset_dict:
+            sem_seg = utils.read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+
+        aug_input = T.AugInput(image, sem_seg=sem_seg)
+        transforms = self.augmentations(aug_input)
+        image, sem_seg = aug_input.image, aug_input.sem_seg
+        image_shape = image.shape[:2]
+        # Shared memory carries a contiguous tensor between processes in one piece.
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(
+                dataset_dict, image_shape, transforms, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
+            self._transform_annotations(dataset_dict, transforms, image_shape)
+        return dataset_dict

@@ -1,0 +1,348 @@
+"""Instances and semantic segmentation in the layout of COCO, in both directions."""
+
+import contextlib
+import datetime
+import functools
+import io
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pycocotools.mask as mask_util
+from fvcore.common.timer import Timer
+from iopath.common.file_io import file_lock
+from pycocotools.coco import COCO
+
+from detectron2.structures import Boxes, BoxMode, PolygonMasks
+from detectron2.utils.file_io import PathManager
+
+from ..catalog import DatasetCatalog, MetadataCatalog
+
+__all__ = [
+    "load_coco_json",
+    "load_sem_seg",
+    "convert_to_coco_dict",
+    "convert_to_coco_json",
+    "register_coco_instances",
+]
+
+logger = logging.getLogger(__name__)
+
+_GUIDE = "https://detectron2.readthedocs.io/tutorials/datasets.html"
+
+
+def _open_coco(json_file: str) -> COCO:
+    timer = Timer()
+    path = PathManager.get_local_path(json_file)
+    # pycocotools prints what it does.
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(path)
+    if timer.seconds() > 1:
+        logger.info(f"Loading {path} takes {timer.seconds():.2f} seconds.")
+    return coco
+
+
+def _describe_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
+    """Store class names as metadata; returns the map from category ids to 0..#categories - 1."""
+    categories = sorted(coco.loadCats(coco.getCatIds()), key=lambda x: x["id"])
+    ids = [x["id"] for x in categories]
+    if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
+        logger.warning(
+            "Category ids in annotations are not in [1, #categories]! "
+            "We'll apply a mapping for you."
+        )
+    id_map = {category_id: i for i, category_id in enumerate(ids)}
+    MetadataCatalog.get(dataset_name).set(
+        thing_classes=[x["name"] for x in categories], thing_dataset_id_to_contiguous_id=id_map
+    )
+    return id_map
+
+
+def _check_annotations(json_file: str, coco: COCO, annotations: list[list[dict]]) -> None:
+    matching = sum(len(x) for x in annotations)
+    if matching < len(coco.anns):
+        logger.warning(
+            f"{json_file} contains {len(coco.anns)} annotations, but only {matching} of them "
+            "match to images in the file."
+        )
+    # The minival2014 files are known to repeat some ids, without harm.
+    if "minival" not in json_file:
+        ids = {x["id"] for of_image in annotations for x in of_image}
+        assert len(ids) == matching, f"Annotation ids in '{json_file}' are not unique!"
+
+
+def _usable_segmentation(segmentation):
+    """The segmentation as RLE or as its polygons of at least 3 points; empty if there are none."""
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, *segmentation["size"])
+        return segmentation
+    return [x for x in segmentation if len(x) % 2 == 0 and len(x) >= 6]
+
+
+def _shifted_keypoints(keypoints: list[float], offset: float) -> list[float]:
+    """(x, y, visibility) triples with x and y shifted.
+
+    COCO counts pixels, 0..W-1, where Detectron2 measures coordinates, 0..W.
+    """
+    return [v if i % 3 == 2 else v + offset for i, v in enumerate(keypoints)]
+
+
+def _read_annotation(
+    annotation: dict, keys: list[str], id_map: dict[int, int] | None
+) -> dict | None:
+    """One annotation in Detectron2's format, None if its segmentation is unusable."""
+    obj = {key: annotation[key] for key in keys if key in annotation}
+    if "bbox" in obj and len(obj["bbox"]) == 0:
+        raise ValueError(
+            f"One annotation of image {annotation['image_id']} contains empty 'bbox' value! "
+            "This json does not have valid COCO format."
+        )
+    if annotation.get("segmentation"):
+        obj["segmentation"] = _usable_segmentation(annotation["segmentation"])
+        if not obj["segmentation"]:
+            return None
+    if annotation.get("keypoints"):
+        obj["keypoints"] = _shifted_keypoints(annotation["keypoints"], 0.5)
+    obj["bbox_mode"] = BoxMode.XYWH_ABS
+    if id_map:
+        category_id = obj["category_id"]
+        if category_id not in id_map:
+            raise KeyError(
+                f"Encountered category_id={category_id} "
+                "but this id does not exist in 'categories' of the json file."
+            )
+        obj["category_id"] = id_map[category_id]
+    return obj
+
+
+def load_coco_json(
+    json_file: str,
+    image_root: str,
+    dataset_name: str | None = None,
+    extra_annotation_keys: list[str] | None = None,
+) -> list[dict]:
+    """Read an instances file of COCO.
+
+    Args:
+        json_file: path.
+        image_root: folder of the images.
+        dataset_name: its metadata get "thing_classes" and "thing_dataset_id_to_contiguous_id", and
+            category ids become contiguous; with None they stay as they are.
+        extra_annotation_keys: further entries of annotations to keep.
+
+    Returns:
+        entries in Detectron2's format, sorted by image id.
+
+    Raises:
+        AssertionError: annotation ids repeat, or the unsupported "ignore" is set.
+        KeyError: an annotation has a category that the file doesn't define.
+        ValueError: an empty box.
+    """
+    coco = _open_coco(json_file)
+    id_map = None if dataset_name is None else _describe_categories(coco, dataset_name)
+    images = coco.loadImgs(sorted(coco.imgs))
+    annotations = [coco.imgToAnns.get(x["id"], []) for x in images]
+    _check_annotations(json_file, coco, annotations)
+    logger.info(f"Loaded {len(images)} images in COCO format from {json_file}")
+
+    keys = ["iscrowd", "bbox", "keypoints", "category_id"] + (extra_annotation_keys or [])
+    dataset_dicts, unusable = [], 0
+    for image, of_image in zip(images, annotations, strict=True):
+        objs = []
+        for annotation in of_image:
+            assert annotation["image_id"] == image["id"]
+            assert annotation.get("ignore", 0) == 0, '"ignore" in COCO json file is not supported.'
+            objs.append(_read_annotation(annotation, keys, id_map))
+        unusable += objs.count(None)
+        dataset_dicts.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": [x for x in objs if x is not None],
+            }
+        )
+    if unusable:
+        logger.warning(
+            f"Filtered out {unusable} instances without valid segmentation. There might be issues "
+            f"in your dataset generation process. Please check {_GUIDE} carefully"
+        )
+    return dataset_dicts
+
+
+def load_sem_seg(
+    gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg"
+) -> list[dict]:
+    """Pair images with label images of the same name in another folder.
+
+    Files without a partner are left out with a warning.
+
+    Args:
+        gt_root: folder of label images, 8 bit.
+        image_root: folder of images.
+        gt_ext: extension of label images.
+        image_ext: extension of images.
+
+    Returns:
+        dicts of "file_name" and "sem_seg_file_name", sorted by name.
+
+    Raises:
+        AssertionError: there is no label image.
+    """
+
+    def stems(root: str, ext: str) -> list[str]:
+        files = (x for x in PathManager.ls(root) if x.endswith(ext))
+        # Without the extension, so that the order is the same in both folders.
+        return sorted((x[: -len(ext)] for x in files), key=lambda x: os.path.splitext(x + ext)[0])
+
+    images, labels = stems(image_root, image_ext), stems(gt_root, gt_ext)
+    assert len(labels) > 0, f"No annotations found in {gt_root}."
+    if len(images) != len(labels):
+        logger.warning(
+            f"Directory {image_root} and {gt_root} has {len(images)} and {len(labels)} files, "
+            "respectively."
+        )
+    if images != labels:
+        images = labels = sorted(set(images) & set(labels))
+        logger.warning(f"Will use their intersection of {len(images)} files.")
+    logger.info(f"Loaded {len(images)} images with semantic segmentation from {image_root}")
+    return [
+        {
+            "file_name": os.path.join(image_root, stem + image_ext),
+            "sem_seg_file_name": os.path.join(gt_root, stem + gt_ext),
+        }
+        for stem in images
+    ]
+
+
+def _xywh(annotation: dict) -> list[float]:
+    bbox = annotation["bbox"]
+    if isinstance(bbox, np.ndarray):
+        if bbox.ndim != 1:
+            raise ValueError(f"bbox has to be 1-dimensional. Got shape={bbox.shape}.")
+        bbox = bbox.tolist()
+    if len(bbox) != 4:
+        raise ValueError(f"bbox has to have length 4 (rotated boxes aren't supported). Got {bbox}.")
+    return BoxMode.convert(bbox, annotation["bbox_mode"], BoxMode.XYWH_ABS)
+
+
+def _area(annotation: dict, xywh: list[float]) -> float:
+    """Area of the segmentation, or of the box where there is none, in pixels."""
+    if "segmentation" not in annotation:
+        xyxy = BoxMode.convert(xywh, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+        return Boxes([xyxy]).area()[0].item()
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        return PolygonMasks([segmentation]).area()[0].item()
+    if isinstance(segmentation, dict):
+        return mask_util.area(segmentation).item()
+    raise TypeError(f"Unknown segmentation type {type(segmentation)}!")
+
+
+def _to_coco_annotation(annotation: dict, category_of: dict[int, int] | None) -> dict:
+    xywh = _xywh(annotation)
+    category_id = annotation["category_id"]
+    result = {
+        "bbox": [round(float(x), 3) for x in xywh],
+        "area": float(_area(annotation, xywh)),
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+        "category_id": int(category_of[category_id] if category_of else category_id),
+    }
+    if "keypoints" in annotation:
+        keypoints = _shifted_keypoints(annotation["keypoints"], -0.5)
+        result["keypoints"] = keypoints
+        visible = sum(v > 0 for v in keypoints[2::3])
+        result["num_keypoints"] = annotation.get("num_keypoints", visible)
+    if "segmentation" in annotation:
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+            segmentation = dict(segmentation, counts=segmentation["counts"].decode("ascii"))
+        result["segmentation"] = segmentation
+    return result
+
+
+def convert_to_coco_dict(dataset_name: str) -> dict:
+    """A registered data set in COCO's format, with its original category ids.
+
+    The images need "width" and "height", and get their position as "id" if they have no
+    "image_id"; annotation ids count from 1, since pycocotools takes 0 for "none".
+    """
+    dataset_dicts = DatasetCatalog.get(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    category_of = None
+    if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
+        category_of = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
+    categories = [
+        {"id": category_of[i] if category_of else i, "name": name}
+        for i, name in enumerate(metadata.thing_classes)
+    ]
+
+    logger.info("Converting dataset dicts into COCO format")
+    images, annotations = [], []
+    for position, entry in enumerate(dataset_dicts):
+        image = {
+            "id": entry.get("image_id", position),
+            "width": int(entry["width"]),
+            "height": int(entry["height"]),
+            "file_name": str(entry["file_name"]),
+        }
+        images.append(image)
+        for annotation in entry.get("annotations", []):
+            ids = {"id": len(annotations) + 1, "image_id": image["id"]}
+            annotations.append(ids | _to_coco_annotation(annotation, category_of))
+    logger.info(f"Conversion finished, #images: {len(images)}, #annotations: {len(annotations)}")
+    info = {
+        "date_created": str(datetime.datetime.now()),
+        "description": "Automatically generated COCO json file for Detectron2.",
+    }
+    result = {"info": info, "images": images, "categories": categories, "licenses": None}
+    # A test set has no annotations, and then no such key.
+    return result | ({"annotations": annotations} if annotations else {})
+
+
+def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
+    """Write ``convert_to_coco_dict`` to a file, once for all processes.
+
+    Args:
+        dataset_name: a registered data set.
+        output_file: path; its folder is made.
+        allow_cached: keep a file that is there already.
+    """
+    PathManager.mkdirs(os.path.dirname(output_file))
+    with file_lock(output_file):
+        if PathManager.exists(output_file) and allow_cached:
+            logger.warning(
+                f"Using previously cached COCO format annotations at '{output_file}'. "
+                "You need to clear the cache file if your dataset has been modified."
+            )
+            return
+        logger.info(f"Converting annotations of dataset '{dataset_name}' to COCO format ...)")
+        coco_dict = convert_to_coco_dict(dataset_name)
+        logger.info(f"Caching COCO format annotations at '{output_file}' ...")
+        # Renamed when complete: a reader never meets half a file.
+        temporary = output_file + ".tmp"
+        with PathManager.open(temporary, "w") as file:
+            json.dump(coco_dict, file)
+        shutil.move(temporary, output_file)
+
+
+def register_coco_instances(name: str, metadata: dict, json_file: str, image_root: str) -> None:
+    """Register a data set in the format of COCO's instances files.
+
+    Args:
+        name: e.g. "coco_2017_train".
+        metadata: further metadata; may be empty.
+        json_file: path.
+        image_root: folder of the images.
+    """
+    assert isinstance(name, str), name
+    assert isinstance(json_file, (str, os.PathLike)), json_file
+    assert isinstance(image_root, (str, os.PathLike)), image_root
+    DatasetCatalog.register(name, functools.partial(load_coco_json, json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
+    )

@@ -1,0 +1,382 @@
+"""What mappers are made of: reading images, transforming annotations, making instances."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from PIL import Image
+
+from detectron2._scope import missing_attribute
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    BoxMode,
+    Instances,
+    PolygonMasks,
+    polygons_to_bitmask,
+)
+from detectron2.utils.file_io import PathManager
+
+from . import transforms as T
+from .catalog import MetadataCatalog
+
+__all__ = [
+    "SizeMismatchError",
+    "annotations_to_instances",
+    "build_augmentation",
+    "build_transform_gen",
+    "check_image_size",
+    "check_metadata_consistency",
+    "convert_PIL_to_numpy",
+    "convert_image_to_rgb",
+    "filter_empty_instances",
+    "gen_crop_transform_with_instance",
+    "read_image",
+    "transform_instance_annotations",
+    "transform_proposals",
+]
+__getattr__ = missing_attribute(__name__)
+
+logger = logging.getLogger(__name__)
+
+# ITU-R BT.601, analog form: Y in 0..1, U within +-0.436, V within +-0.615.
+_M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
+_M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]]
+
+# Exif 2.3, tag 274: what turns the stored picture into the one to show.
+_EXIF_ORIENT = 274
+_EXIF_METHODS = {
+    2: Image.FLIP_LEFT_RIGHT,
+    3: Image.ROTATE_180,
+    4: Image.FLIP_TOP_BOTTOM,
+    5: Image.TRANSPOSE,
+    6: Image.ROTATE_270,
+    7: Image.TRANSVERSE,
+    8: Image.ROTATE_90,
+}
+
+
+class SizeMismatchError(ValueError):
+    """A loaded image doesn't have the size that its annotation says."""
+
+
+def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
+    """Array of a PIL image.
+
+    Args:
+        image: in any mode.
+        format: a mode of PIL, "BGR", "YUV-BT.601", or None for the image's own mode.
+
+    Returns:
+        (H, W, C), also (H, W, 1) for "L"; uint8 in 0..255, but "YUV-BT.601" is float, see
+        the ranges above.
+    """
+    if format is not None:
+        image = image.convert("RGB" if format in ("BGR", "YUV-BT.601") else format)
+    array = np.asarray(image)
+    if format == "L":
+        return array[:, :, None]
+    if format == "BGR":
+        return array[:, :, ::-1]
+    if format == "YUV-BT.601":
+        return np.dot(array / 255.0, np.array(_M_RGB2YUV).T)
+    return array
+
+
+def convert_image_to_rgb(image, format: str) -> np.ndarray:
+    """RGB array (H, W, 3) in 0..255 of an array or tensor (H, W, C) in ``format``.
+
+    It is uint8, but for "YUV-BT.601" float and for "BGR" of the input's type.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy()
+    if format == "BGR":
+        return image[:, :, [2, 1, 0]]
+    if format == "YUV-BT.601":
+        return np.dot(image, np.array(_M_YUV2RGB).T) * 255.0
+    if format == "L":
+        image = image[:, :, 0]
+    height, width = image.shape[:2]
+    pixels = np.ascontiguousarray(image.astype(np.uint8))
+    return np.asarray(Image.frombytes(format, (width, height), pixels.tobytes()).convert("RGB"))
+
+
+def _apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """Turn a picture the way its camera says; one with broken EXIF data stays as it is."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENT)
+    except Exception:  # parsers of damaged metadata fail in many ways; the pixels are fine
+        return image
+    method = _EXIF_METHODS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image file, turned the way its EXIF data says.
+
+    Args:
+        file_name: path.
+        format: see ``convert_PIL_to_numpy``.
+
+    Returns:
+        (H, W, C) array, see ``convert_PIL_to_numpy``.
+    """
+    with PathManager.open(file_name, "rb") as file:
+        image = _apply_exif_orientation(Image.open(file))
+        return convert_PIL_to_numpy(image, format)
+
+
+def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
+    """Compare the entry's "width" and "height" with the image, or fill them in.
+
+    Raises:
+        SizeMismatchError: they differ.
+    """
+    height, width = image.shape[:2]
+    if "width" in dataset_dict or "height" in dataset_dict:
+        expected = (dataset_dict["width"], dataset_dict["height"])
+        if (width, height) != expected:
+            name = dataset_dict.get("file_name")
+            which = "" if name is None else f" for image {name}"
+            raise SizeMismatchError(
+                f"Mismatched image shape{which}, got {(width, height)}, expect {expected}. "
+                "Please check the width/height in your annotation."
+            )
+    dataset_dict.setdefault("width", width)
+    dataset_dict.setdefault("height", height)
+
+
+def transform_proposals(
+    dataset_dict: dict, image_shape, transforms, *, proposal_topk: int, min_box_size: float = 0
+) -> None:
+    """Replace "proposal_*" of an entry by transformed "proposals" (in place), if it has them.
+
+    Args:
+        dataset_dict: with "proposal_boxes", "proposal_bbox_mode" and
+            "proposal_objectness_logits", best first.
+        image_shape: (h, w) after the transforms, pixels.
+        transforms: what was done to the image.
+        proposal_topk: number of proposals to keep.
+        min_box_size: both sides of a kept box are longer, pixels.
+    """
+    if "proposal_boxes" not in dataset_dict:
+        return
+    boxes = BoxMode.convert(
+        dataset_dict.pop("proposal_boxes"),
+        dataset_dict.pop("proposal_bbox_mode"),
+        BoxMode.XYXY_ABS,
+    )
+    boxes = Boxes(transforms.apply_box(boxes))
+    logits = dataset_dict.pop("proposal_objectness_logits")
+    logits = torch.as_tensor(logits.astype("float32"))
+    boxes.clip(image_shape)
+    keep = boxes.nonempty(threshold=min_box_size)
+    proposals = Instances(image_shape)
+    proposals.proposal_boxes = boxes[keep][:proposal_topk]
+    proposals.objectness_logits = logits[keep][:proposal_topk]
+    dataset_dict["proposals"] = proposals
+
+
+def get_bbox(annotation: dict):
+    """The annotation's box as XYXY, pixels."""
+    return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+
+
+def _transform_segmentation(segmentation, transforms, image_size):
+    if isinstance(segmentation, list):
+        # Copies: some transforms write into the array that they get.
+        polygons = [np.array(p).reshape(-1, 2) for p in segmentation]
+        return [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+    if isinstance(segmentation, dict):
+        mask = transforms.apply_segmentation(mask_util.decode(segmentation))
+        assert tuple(mask.shape[:2]) == tuple(image_size), (mask.shape, image_size)
+        return mask
+    raise ValueError(
+        f"Cannot transform segmentation of type '{type(segmentation)}'!"
+        "Supported types are: polygons as list[list[float] or ndarray], COCO-style RLE as a dict."
+    )
+
+
+def transform_instance_annotations(
+    annotation: dict, transforms, image_size: tuple[int, int], *, keypoint_hflip_indices=None
+) -> dict:
+    """Apply the image's transforms to the box and the mask of one annotation (in place).
+
+    Args:
+        annotation: with "bbox", "bbox_mode" and maybe "segmentation": polygons or RLE.
+        transforms: what was done to the image; a ``TransformList`` or a list of them.
+        image_size: (h, w) after the transforms, pixels; boxes are clipped to it.
+        keypoint_hflip_indices: not used: keypoints are not part of d2lite.
+
+    Returns:
+        ``annotation`` with an XYXY box, and polygons or an (H, W) mask.
+
+    Raises:
+        ValueError: a segmentation of unknown type.
+        NotImplementedError: there are keypoints.
+    """
+    if "keypoints" in annotation:
+        raise NotImplementedError(
+            "The annotation has keypoints, which are not part of d2lite; remove them first, "
+            "or install detectron2"
+        )
+    if isinstance(transforms, (tuple, list)):
+        transforms = T.TransformList(transforms)
+    bbox = transforms.apply_box(np.array([get_bbox(annotation)]))[0].clip(min=0)
+    h, w = image_size
+    annotation["bbox"] = np.minimum(bbox, [w, h, w, h])
+    annotation["bbox_mode"] = BoxMode.XYXY_ABS
+    if "segmentation" in annotation:
+        annotation["segmentation"] = _transform_segmentation(
+            annotation["segmentation"], transforms, image_size
+        )
+    return annotation
+
+
+def _to_bitmask(segmentation, image_size: tuple[int, int]) -> np.ndarray:
+    if isinstance(segmentation, list):
+        return polygons_to_bitmask(segmentation, *image_size)
+    if isinstance(segmentation, dict):
+        return mask_util.decode(segmentation)
+    if isinstance(segmentation, np.ndarray):
+        assert segmentation.ndim == 2, (
+            f"Expect segmentation of 2 dimensions, got {segmentation.ndim}."
+        )
+        return segmentation
+    raise ValueError(
+        f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks!"
+        "Supported types are: polygons as list[list[float] or ndarray], COCO-style RLE as a "
+        "dict, or a binary segmentation mask in a 2D numpy array of shape HxW."
+    )
+
+
+def annotations_to_instances(
+    annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon"
+) -> Instances:
+    """Ground truth as models want it.
+
+    Args:
+        annos: annotations of one image, transformed.
+        image_size: (h, w), pixels.
+        mask_format: "polygon" or "bitmask".
+
+    Returns:
+        Instances with "gt_boxes", "gt_classes", and "gt_masks" if the first annotation has
+        a segmentation.
+
+    Raises:
+        ValueError: segmentations don't fit the format.
+    """
+    boxes = np.stack([get_bbox(x) for x in annos]) if len(annos) else np.zeros((0, 4))
+    target = Instances(image_size)
+    target.gt_boxes = Boxes(boxes)
+    target.gt_classes = torch.tensor([int(x["category_id"]) for x in annos], dtype=torch.int64)
+    if len(annos) and "segmentation" in annos[0]:
+        segmentations = [x["segmentation"] for x in annos]
+        if mask_format == "polygon":
+            try:
+                target.gt_masks = PolygonMasks(segmentations)
+            except ValueError as error:
+                raise ValueError(
+                    "Failed to use mask_format=='polygon' from the given annotations!"
+                ) from error
+        else:
+            assert mask_format == "bitmask", mask_format
+            masks = [np.ascontiguousarray(_to_bitmask(x, image_size)) for x in segmentations]
+            target.gt_masks = BitMasks(torch.stack([torch.from_numpy(x) for x in masks]))
+    return target
+
+
+def filter_empty_instances(
+    instances: Instances,
+    by_box: bool = True,
+    by_mask: bool = True,
+    box_threshold: float = 1e-5,
+    return_mask: bool = False,
+):
+    """Leave out instances with an empty box or an empty mask.
+
+    Args:
+        instances: with "gt_boxes" and maybe "gt_masks".
+        by_box: look at boxes.
+        by_mask: look at masks.
+        box_threshold: both sides of a kept box are longer, pixels.
+        return_mask: return which were kept, too.
+
+    Returns:
+        the instances that are left, and with ``return_mask`` a bool tensor.
+    """
+    assert by_box or by_mask
+    tests = []
+    if by_box:
+        tests.append(instances.gt_boxes.nonempty(threshold=box_threshold))
+    if by_mask and instances.has("gt_masks"):
+        tests.append(instances.gt_masks.nonempty())
+    if not tests:
+        return instances
+    keep = torch.stack(tests).all(dim=0)
+    return (instances[keep], keep) if return_mask else instances[keep]
+
+
+def gen_crop_transform_with_instance(
+    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
+) -> T.CropTransform:
+    """Random crop that contains the centre of an instance's box.
+
+    Args:
+        crop_size: (h, w), pixels.
+        image_size: (h, w), pixels.
+        instance: annotation with "bbox" and "bbox_mode".
+    """
+    crop_size = np.asarray(crop_size, dtype=np.int32)
+    x0, y0, x1, y1 = get_bbox(instance)
+    center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
+    assert image_size[0] >= center[0] and image_size[1] >= center[1], (
+        "The annotation bounding box is outside of the image!"
+    )
+    assert image_size[0] >= crop_size[0] and image_size[1] >= crop_size[1], (
+        "Crop size is larger than image size!"
+    )
+    lowest = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
+    room = np.maximum(np.asarray(image_size, dtype=np.int32) - crop_size, 0)
+    highest = np.minimum(room, np.ceil(center).astype(np.int32))
+    top = np.random.randint(lowest[0], highest[0] + 1)
+    left = np.random.randint(lowest[1], highest[1] + 1)
+    return T.CropTransform(left, top, crop_size[1], crop_size[0])
+
+
+def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
+    """Check that data sets have the same metadata under ``key``.
+
+    Raises:
+        AttributeError: one doesn't have it.
+        ValueError: two differ.
+    """
+    entries = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
+    for name, entry in zip(dataset_names, entries, strict=True):
+        if entry != entries[0]:
+            logger.error(f"Metadata '{key}' for dataset '{name}' is '{entry}'")
+            logger.error(f"Metadata '{key}' for dataset '{dataset_names[0]}' is '{entries[0]}'")
+            raise ValueError(f"Datasets have different metadata '{key}'!")
+
+
+def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
+    """Resizing, and a flip in training, as a yacs config asks for."""
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    augmentations = [
+        T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        )
+    ]
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip != "none":
+        augmentations.append(
+            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
+        )
+    return augmentations
+
+
+build_transform_gen = build_augmentation

@@ -1,0 +1,209 @@
+"""Random policies that look at an input and choose a transform, and the input they look at."""
+
+import inspect
+import pprint
+from typing import Any
+
+import numpy as np
+from fvcore.transforms.transform import Transform, TransformList
+
+__all__ = [
+    "Augmentation",
+    "AugmentationList",
+    "AugInput",
+    "TransformGen",
+    "apply_transform_gens",
+    "StandardAugInput",
+    "apply_augmentations",
+]
+
+
+def _check_img_dtype(img: Any) -> None:
+    assert isinstance(img, np.ndarray), (
+        f"[Augmentation] Needs an numpy array, but got a {type(img)}!"
+    )
+    assert img.ndim in [2, 3], img.ndim
+
+
+def _input_names(aug: "Augmentation") -> tuple[str, ...]:
+    """Attributes of the input that ``aug.get_transform`` wants, by its argument names.
+
+    A single argument always gets the image, whatever its name.
+    """
+    parameters = inspect.signature(aug.get_transform).parameters
+    if len(parameters) == 1:
+        return ("image",)
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(
+                f"The default implementation of `{type(aug)}.__call__` does not allow "
+                f"`{type(aug)}.get_transform` to use variable-length arguments (*args, **kwargs)! "
+                "If arguments are unknown, reimplement `__call__` instead."
+            )
+    return tuple(parameters)
+
+
+def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list[Any]:
+    if aug.input_args is None:
+        aug.input_args = _input_names(aug)
+    args = []
+    for name in aug.input_args:
+        try:
+            args.append(getattr(aug_input, name))
+        except AttributeError as error:
+            raise AttributeError(
+                f"{type(aug)}.get_transform needs input attribute '{name}', "
+                f"but it is not an attribute of {type(aug_input)}!"
+            ) from error
+    return args
+
+
+class Augmentation:
+    """Chooses a ``Transform`` for an input, at random or not.
+
+    Subclasses implement ``get_transform``; the names of its arguments say which attributes of the
+    input it needs (``image`` if there is only one). Its random numbers come from ``np.random``.
+    """
+
+    input_args: tuple[str, ...] | None = None
+
+    def _init(self, params: dict[str, Any] | None = None) -> None:
+        """Make public constructor arguments, given as ``locals()``, attributes."""
+        for name, value in (params or {}).items():
+            if name != "self" and not name.startswith("_"):
+                setattr(self, name, value)
+
+    def get_transform(self, *args) -> Transform:
+        raise NotImplementedError
+
+    def __call__(self, aug_input: "AugInput") -> Transform:
+        """Choose a transform, apply it to ``aug_input`` in place and return it."""
+        tfm = self.get_transform(*_get_aug_input_args(self, aug_input))
+        assert isinstance(tfm, (Transform, TransformList)), (
+            f"{type(self)}.get_transform must return an instance of Transform! "
+            f"Got {type(tfm)} instead."
+        )
+        aug_input.transform(tfm)
+        return tfm
+
+    def _rand_range(self, low: float = 1.0, high: float | None = None, size=None):
+        """Uniform in [low, high), or in [0, low) if ``high`` is left out."""
+        if high is None:
+            low, high = 0, low
+        return np.random.uniform(low, high, [] if size is None else size)
+
+    def __repr__(self) -> str:
+        """``Name(argument=value, ...)`` with the arguments that differ from their defaults."""
+        try:
+            return f"{type(self).__name__}({', '.join(self._repr_arguments())})"
+        except AssertionError:
+            return super().__repr__()
+
+    __str__ = __repr__
+
+    def _repr_arguments(self) -> list[str]:
+        arguments = []
+        for name, parameter in inspect.signature(self.__init__).parameters.items():
+            assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            assert hasattr(self, name)
+            value = getattr(self, name)
+            if parameter.default is not value:
+                text = pprint.pformat(value)
+                arguments.append(f"{name}={'...' if chr(10) in text else text}")
+        return arguments
+
+
+class _TransformToAug(Augmentation):
+    """The augmentation that always chooses the same transform."""
+
+    input_args = ()
+
+    def __init__(self, tfm: Transform):
+        self.tfm = tfm
+
+    def get_transform(self, *args) -> Transform:
+        return self.tfm
+
+    def __repr__(self) -> str:
+        return repr(self.tfm)
+
+    __str__ = __repr__
+
+
+def _transform_to_aug(tfm_or_aug: Transform | Augmentation) -> Augmentation:
+    assert isinstance(tfm_or_aug, (Transform, Augmentation)), tfm_or_aug
+    return tfm_or_aug if isinstance(tfm_or_aug, Augmentation) else _TransformToAug(tfm_or_aug)
+
+
+class AugmentationList(Augmentation):
+    """Augmentations one after the other, each seeing what the ones before made of the input.
+
+    Args:
+        augs: augmentations or transforms.
+    """
+
+    def __init__(self, augs):
+        super().__init__()
+        self.augs = [_transform_to_aug(x) for x in augs]
+
+    def __call__(self, aug_input: "AugInput") -> TransformList:
+        return TransformList([aug(aug_input) for aug in self.augs])
+
+    def __repr__(self) -> str:
+        return f"AugmentationList[{', '.join(str(x) for x in self.augs)}]"
+
+    __str__ = __repr__
+
+
+class AugInput:
+    """What augmentations look at and change together.
+
+    Args:
+        image: (H, W) or (H, W, C), uint8 in 0..255 or floating point.
+        boxes: (N, 4) XYXY, pixels, or None.
+        sem_seg: (H, W) labels, or None.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        *,
+        boxes: np.ndarray | None = None,
+        sem_seg: np.ndarray | None = None,
+    ):
+        _check_img_dtype(image)
+        self.image = image
+        self.boxes = boxes
+        self.sem_seg = sem_seg
+
+    def transform(self, tfm: Transform) -> None:
+        """Apply ``tfm`` to all attributes, in place."""
+        self.image = tfm.apply_image(self.image)
+        if self.boxes is not None:
+            self.boxes = tfm.apply_box(self.boxes)
+        if self.sem_seg is not None:
+            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+
+    def apply_augmentations(self, augmentations) -> TransformList:
+        """Apply augmentations or transforms in order; returns the transforms they chose."""
+        return AugmentationList(augmentations)(self)
+
+
+def apply_augmentations(augmentations, inputs):
+    """Apply augmentations to an image array or to an ``AugInput``.
+
+    Returns:
+        the augmented image if an array was given, else ``inputs`` (changed in place), and the
+        ``TransformList`` that was applied.
+    """
+    if isinstance(inputs, np.ndarray):
+        aug_input = AugInput(inputs)
+        tfms = aug_input.apply_augmentations(augmentations)
+        return aug_input.image, tfms
+    return inputs, inputs.apply_augmentations(augmentations)
+
+
+# Names of older releases.
+apply_transform_gens = apply_augmentations
+TransformGen = Augmentation
+StandardAugInput = AugInput

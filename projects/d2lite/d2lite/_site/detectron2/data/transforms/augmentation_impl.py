@@ -1,0 +1,517 @@
+"""Augmentations: sizes, crops, flips, rotations and colours."""
+
+import sys
+
+import numpy as np
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    PadTransform,
+    Transform,
+    TransformList,
+    VFlipTransform,
+)
+from PIL import Image
+
+from detectron2.structures import Boxes, pairwise_iou
+
+from .augmentation import Augmentation, _transform_to_aug
+from .transform import ExtentTransform, ResizeTransform, RotationTransform
+
+__all__ = [
+    "FixedSizeCrop",
+    "MinIoURandomCrop",
+    "RandomApply",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomCrop_CategoryAreaConstraint",
+    "RandomExtent",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomResize",
+    "RandomRotation",
+    "RandomSaturation",
+    "Resize",
+    "ResizeScale",
+    "ResizeShortestEdge",
+]
+
+
+class RandomApply(Augmentation):
+    """Apply a transform or an augmentation with a probability.
+
+    Args:
+        tfm_or_aug: what to apply.
+        prob: probability, 0..1.
+    """
+
+    def __init__(self, tfm_or_aug, prob=0.5):
+        super().__init__()
+        self.aug = _transform_to_aug(tfm_or_aug)
+        assert 0.0 <= prob <= 1.0, f"Probability must be between 0.0 and 1.0 (given: {prob})"
+        self.prob = prob
+
+    def get_transform(self, *args) -> Transform:
+        return self.aug.get_transform(*args) if self._chosen() else NoOpTransform()
+
+    def __call__(self, aug_input) -> Transform:
+        return self.aug(aug_input) if self._chosen() else NoOpTransform()
+
+    def _chosen(self) -> bool:
+        return self._rand_range() < self.prob
+
+
+class RandomFlip(Augmentation):
+    """Flip left-right or upside down with a probability.
+
+    Args:
+        prob: probability, 0..1.
+        horizontal: flip left-right.
+        vertical: flip upside down; exactly one of the two has to be true.
+    """
+
+    def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
+        super().__init__()
+        if horizontal and vertical:
+            raise ValueError("Cannot do both horiz and vert. Please use two Flip instead.")
+        if not horizontal and not vertical:
+            raise ValueError("At least one of horiz or vert has to be True!")
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        if self._rand_range() >= self.prob:
+            return NoOpTransform()
+        return HFlipTransform(w) if self.horizontal else VFlipTransform(h)
+
+
+class Resize(Augmentation):
+    """Resize to a fixed size.
+
+    Args:
+        shape: (h, w), or one number for both, pixels.
+        interp: a PIL resampling filter.
+    """
+
+    def __init__(self, shape, interp=Image.BILINEAR):
+        if isinstance(shape, int):
+            shape = (shape, shape)
+        shape = tuple(shape)
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        return ResizeTransform(h, w, self.shape[0], self.shape[1], self.interp)
+
+
+class ResizeShortestEdge(Augmentation):
+    """Scale the shorter side to a length, or less if the longer side would pass its limit.
+
+    Args:
+        short_edge_length: (lowest, highest) with "range", a list of lengths with "choice", or one
+            number, pixels. The length 0 leaves the image alone.
+        max_size: limit of the longer side, pixels.
+        sample_style: "range" or "choice".
+        interp: a PIL resampling filter.
+    """
+
+    def __init__(
+        self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR
+    ):
+        super().__init__()
+        assert sample_style in ["range", "choice"], sample_style
+        self.is_range = sample_style == "range"
+        if isinstance(short_edge_length, int):
+            short_edge_length = (short_edge_length, short_edge_length)
+        if self.is_range:
+            assert len(short_edge_length) == 2, (
+                "short_edge_length must be two values using 'range' sample style. "
+                f"Got {short_edge_length}!"
+            )
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        if self.is_range:
+            low, high = self.short_edge_length
+            size = np.random.randint(low, high + 1)
+        else:
+            size = np.random.choice(self.short_edge_length)
+        if size == 0:
+            return NoOpTransform()
+        new_h, new_w = self.get_output_shape(h, w, size, self.max_size)
+        return ResizeTransform(h, w, new_h, new_w, self.interp)
+
+    @staticmethod
+    def get_output_shape(
+        oldh: int, oldw: int, short_edge_length: int, max_size: int
+    ) -> tuple[int, int]:
+        """(h, w) after resizing, each rounded half up."""
+        scale = float(short_edge_length) / min(oldh, oldw)
+        # The shorter side gets its length exactly, not through a product that may round.
+        if oldh < oldw:
+            new_h, new_w = float(short_edge_length), scale * oldw
+        else:
+            new_h, new_w = scale * oldh, float(short_edge_length)
+        if max(new_h, new_w) > max_size:
+            shrink = max_size * 1.0 / max(new_h, new_w)
+            new_h, new_w = new_h * shrink, new_w * shrink
+        return int(new_h + 0.5), int(new_w + 0.5)
+
+
+class ResizeScale(Augmentation):
+    """Fit the image into a target size times a random factor, keeping its proportions.
+
+    Args:
+        min_scale: lowest factor.
+        max_scale: highest factor.
+        target_height: pixels.
+        target_width: pixels.
+        interp: a PIL resampling filter.
+    """
+
+    def __init__(
+        self,
+        min_scale: float,
+        max_scale: float,
+        target_height: int,
+        target_width: int,
+        interp: int = Image.BILINEAR,
+    ):
+        super().__init__()
+        self._init(locals())
+
+    def _get_resize(self, image: np.ndarray, scale: float) -> Transform:
+        h, w = image.shape[:2]
+        fit = min(self.target_height * scale / h, self.target_width * scale / w)
+        new_h, new_w = np.round([h * fit, w * fit]).astype(int)
+        return ResizeTransform(h, w, int(new_h), int(new_w), self.interp)
+
+    def get_transform(self, image) -> Transform:
+        return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
+
+
+class RandomResize(Augmentation):
+    """Resize to one of several sizes.
+
+    Args:
+        shape_list: sizes (h, w), pixels.
+        interp: a PIL resampling filter.
+    """
+
+    def __init__(self, shape_list, interp=Image.BILINEAR):
+        self.shape_list = shape_list
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
+        return ResizeTransform(image.shape[0], image.shape[1], h, w, self.interp)
+
+
+class RandomRotation(Augmentation):
+    """Rotate by a random angle, counter-clockwise.
+
+    Args:
+        angle: (lowest, highest) with "range", a list of angles with "choice", or one number,
+            degrees.
+        expand: enlarge the result so that no pixel is lost.
+        center: with "range" ((x0, y0), (x1, y1)), the corners to draw from, with "choice" a list
+            of points, or one point (x, y), as fractions of width and height; None is the centre.
+        sample_style: "range" or "choice".
+        interp: as for ``RotationTransform``.
+    """
+
+    def __init__(self, angle, expand=True, center=None, sample_style="range", interp=None):
+        super().__init__()
+        assert sample_style in ["range", "choice"], sample_style
+        self.is_range = sample_style == "range"
+        if isinstance(angle, (float, int)):
+            angle = (angle, angle)
+        if center is not None and isinstance(center[0], (float, int)):
+            center = (center, center)
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        center = None
+        if self.is_range:
+            angle = np.random.uniform(self.angle[0], self.angle[1])
+            if self.center is not None:
+                (x0, y0), (x1, y1) = self.center
+                center = (np.random.uniform(x0, x1), np.random.uniform(y0, y1))
+        else:
+            angle = np.random.choice(self.angle)
+            if self.center is not None:
+                center = self.center[np.random.randint(len(self.center))]
+        if center is not None:
+            center = (w * center[0], h * center[1])
+        if angle % 360 == 0:
+            return NoOpTransform()
+        return RotationTransform(h, w, angle, expand=self.expand, center=center, interp=self.interp)
+
+
+class FixedSizeCrop(Augmentation):
+    """Crop to a size at a random place, and pad right and below what is smaller.
+
+    Args:
+        crop_size: (h, w), pixels.
+        pad: pad smaller images.
+        pad_value: value of padded pixels of the image.
+        seg_pad_value: label of padded pixels of a segmentation.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        pad: bool = True,
+        pad_value: float = 128.0,
+        seg_pad_value: int = 255,
+    ):
+        super().__init__()
+        self._init(locals())
+
+    def _get_crop(self, image: np.ndarray) -> Transform:
+        h, w = image.shape[:2]
+        # One random number for both axes.
+        room = np.maximum(np.subtract((h, w), self.crop_size), 0)
+        y0, x0 = np.round(room * np.random.uniform(0.0, 1.0)).astype(int)
+        return CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], w, h)
+
+    def _get_pad(self, image: np.ndarray) -> Transform:
+        size = image.shape[:2]
+        pad_h, pad_w = np.maximum(np.subtract(self.crop_size, size), 0)
+        orig_h, orig_w = np.minimum(size, self.crop_size)
+        return PadTransform(0, 0, pad_w, pad_h, orig_w, orig_h, self.pad_value, self.seg_pad_value)
+
+    def get_transform(self, image) -> TransformList:
+        transforms = [self._get_crop(image)]
+        if self.pad:
+            transforms.append(self._get_pad(image))
+        return TransformList(transforms)
+
+
+class RandomCrop(Augmentation):
+    """Crop a random rectangle.
+
+    Args:
+        crop_type: "relative": ``crop_size`` is a fraction of the image; "relative_range": random
+            fractions between it and 1; "absolute": pixels, at most the image; "absolute_range":
+            each side random within [crop_size[0], crop_size[1]], at most the image.
+        crop_size: two numbers, (h, w) but for "absolute_range".
+    """
+
+    def __init__(self, crop_type: str, crop_size):
+        super().__init__()
+        assert crop_type in ["relative_range", "relative", "absolute", "absolute_range"], crop_type
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        crop_h, crop_w = self.get_crop_size((h, w))
+        assert h >= crop_h and w >= crop_w, f"Shape computation in {self} has bugs."
+        y0 = np.random.randint(h - crop_h + 1)
+        x0 = np.random.randint(w - crop_w + 1)
+        return CropTransform(x0, y0, crop_w, crop_h)
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the crop for an image of size (h, w), pixels."""
+        h, w = image_size
+        if self.crop_type == "absolute":
+            return min(self.crop_size[0], h), min(self.crop_size[1], w)
+        if self.crop_type == "absolute_range":
+            low, high = self.crop_size
+            assert low <= high, self.crop_size
+            crop_h = np.random.randint(min(h, low), min(h, high) + 1)
+            crop_w = np.random.randint(min(w, low), min(w, high) + 1)
+            return crop_h, crop_w
+        ratio_h, ratio_w = self.crop_size
+        if self.crop_type == "relative_range":
+            least = np.asarray(self.crop_size, dtype=np.float32)
+            ratio_h, ratio_w = least + np.random.rand(2) * (1 - least)
+        return int(h * ratio_h + 0.5), int(w * ratio_w + 0.5)
+
+
+class RandomCrop_CategoryAreaConstraint(Augmentation):
+    """``RandomCrop``, tried up to ten times until no label covers too much of the crop.
+
+    Args:
+        crop_type: as for ``RandomCrop``.
+        crop_size: as for ``RandomCrop``.
+        single_category_max_area: largest part of the crop for one label, 0..1; 1 is no limit.
+        ignored_category: label that doesn't count, neither as covering nor as area.
+    """
+
+    def __init__(
+        self,
+        crop_type: str,
+        crop_size,
+        single_category_max_area: float = 1.0,
+        ignored_category: int | None = None,
+    ):
+        self.crop_aug = RandomCrop(crop_type, crop_size)
+        self._init(locals())
+
+    def get_transform(self, image, sem_seg) -> Transform:
+        if self.single_category_max_area >= 1.0:
+            return self.crop_aug.get_transform(image)
+        h, w = sem_seg.shape
+        for _ in range(10):
+            crop_h, crop_w = self.crop_aug.get_crop_size((h, w))
+            y0 = np.random.randint(h - crop_h + 1)
+            x0 = np.random.randint(w - crop_w + 1)
+            crop = sem_seg[y0 : y0 + crop_h, x0 : x0 + crop_w]
+            labels, areas = np.unique(crop, return_counts=True)
+            if self.ignored_category is not None:
+                areas = areas[labels != self.ignored_category]
+            if len(areas) > 1 and areas.max() < areas.sum() * self.single_category_max_area:
+                break
+        return CropTransform(x0, y0, crop_w, crop_h)
+
+
+class MinIoURandomCrop(Augmentation):
+    """Crop so that every box overlaps the crop by a random least IoU (SSD, arXiv 1512.02325).
+
+    Args:
+        min_ious: least IoUs to choose from, besides 0 and "no crop".
+        min_crop_size: least side of the crop as a fraction of the image's.
+        mode_trials: choices of a least IoU before giving up.
+        crop_trials: crops tried for one choice.
+    """
+
+    def __init__(
+        self,
+        min_ious=(0.1, 0.3, 0.5, 0.7, 0.9),
+        min_crop_size=0.3,
+        mode_trials=1000,
+        crop_trials=50,
+    ):
+        self.min_ious = min_ious
+        self.sample_mode = (1, *min_ious, 0)
+        self.min_crop_size = min_crop_size
+        self.mode_trials = mode_trials
+        self.crop_trials = crop_trials
+
+    def get_transform(self, image, boxes) -> Transform:
+        if boxes is None:
+            return NoOpTransform()
+        h, w = image.shape[:2]
+        for _ in range(self.mode_trials):
+            mode = np.random.choice(self.sample_mode)
+            if mode == 1:
+                return NoOpTransform()
+            for _ in range(self.crop_trials):
+                crop = self._try_crop(h, w, boxes, mode)
+                if crop is not None:
+                    return crop
+        return NoOpTransform()
+
+    def _try_crop(self, h: int, w: int, boxes: np.ndarray, min_iou: float) -> Transform | None:
+        crop_w = np.random.uniform(self.min_crop_size * w, w)
+        crop_h = np.random.uniform(self.min_crop_size * h, h)
+        if not 0.5 <= crop_h / crop_w <= 2:
+            return None
+        # The second bound of np.random.uniform is left at 1, as in the numbers to reproduce.
+        left, top = np.random.uniform(w - crop_w), np.random.uniform(h - crop_h)
+        x0, y0, x1, y1 = int(left), int(top), int(left + crop_w), int(top + crop_h)
+        if x0 == x1 or y0 == y1:
+            return None
+        if len(boxes):
+            patch = Boxes(np.array([[x0, y0, x1, y1]]))
+            if pairwise_iou(patch, Boxes(np.reshape(boxes, (-1, 4)))).min() < min_iou:
+                return None
+            center = (boxes[:, :2] + boxes[:, 2:]) / 2
+            if not ((center > (x0, y0)) & (center < (x1, y1))).all(axis=1).any():
+                return None
+        return CropTransform(x0, y0, int(crop_w), int(crop_h))
+
+
+class RandomExtent(Augmentation):
+    """Cut out a scaled and shifted copy of the image's rectangle; outside is black.
+
+    Args:
+        scale_range: (lowest, highest) factor of the rectangle.
+        shift_range: (x, y) range of the shift of its centre, as fractions of width and height: the
+            shift is uniform within half of it to both sides.
+    """
+
+    def __init__(self, scale_range, shift_range):
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        h, w = image.shape[:2]
+        rect = np.array([-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h])
+        rect *= np.random.uniform(self.scale_range[0], self.scale_range[1])
+        rect[0::2] += self.shift_range[0] * w * (np.random.rand() - 0.5)
+        rect[1::2] += self.shift_range[1] * h * (np.random.rand() - 0.5)
+        rect[0::2] += 0.5 * w
+        rect[1::2] += 0.5 * h
+        x0, y0, x1, y1 = rect
+        return ExtentTransform(src_rect=(x0, y0, x1, y1), output_size=(int(y1 - y0), int(x1 - x0)))
+
+
+class _RandomIntensity(Augmentation):
+    """Blends the image with some other by a random weight; 1 leaves it alone.
+
+    Args:
+        intensity_min: lowest weight of the image.
+        intensity_max: highest weight of the image.
+    """
+
+    def __init__(self, intensity_min, intensity_max):
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image) -> Transform:
+        weight = np.random.uniform(self.intensity_min, self.intensity_max)
+        return BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
+
+    def _other(self, image: np.ndarray):
+        raise NotImplementedError
+
+
+class RandomContrast(_RandomIntensity):
+    """Blend with the image's mean: below 1 takes contrast away, above 1 adds it."""
+
+    def _other(self, image: np.ndarray):
+        return image.mean()
+
+
+class RandomBrightness(_RandomIntensity):
+    """Blend with black: below 1 darkens, above 1 brightens."""
+
+    def _other(self, image: np.ndarray):
+        return 0
+
+
+class RandomSaturation(_RandomIntensity):
+    """Blend an RGB image with its grey copy: below 1 takes colour away, above 1 adds it."""
+
+    def _other(self, image: np.ndarray):
+        assert image.shape[-1] == 3, "RandomSaturation only works on RGB images"
+        return image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
+
+
+class RandomLighting(Augmentation):
+    """Add random multiples of the principal colours of ImageNet, for RGB images (AlexNet).
+
+    Args:
+        scale: standard deviation of the multiples.
+    """
+
+    def __init__(self, scale):
+        super().__init__()
+        self._init(locals())
+        self.eigen_vecs = np.array(
+            [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+        )
+        self.eigen_vals = np.array([0.2175, 0.0188, 0.0045])
+
+    def get_transform(self, image) -> Transform:
+        assert image.shape[-1] == 3, "RandomLighting only works on RGB images"
+        weights = np.random.normal(scale=self.scale, size=3)
+        color = self.eigen_vecs.dot(weights * self.eigen_vals)
+        return BlendTransform(src_image=color, src_weight=1.0, dst_weight=1.0)
