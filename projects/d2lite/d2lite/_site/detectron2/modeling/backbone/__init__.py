@@ -1,0 +1,14 @@
+"""Feature extractors."""
+
+from .backbone import Backbone
+from .build import BACKBONE_REGISTRY, build_backbone
+from .fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "FPN",
+    "Backbone",
+    "LastLevelMaxPool",
+    "LastLevelP6P7",
+    "build_backbone",
+]

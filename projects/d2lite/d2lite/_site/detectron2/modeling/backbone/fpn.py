@@ -1,0 +1,162 @@
+"""Feature pyramid network (https://arxiv.org/abs/1612.03144)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import nn
+
+from detectron2.layers import Conv2d, get_norm
+
+from .backbone import Backbone
+
+__all__ = ["FPN", "LastLevelMaxPool", "LastLevelP6P7"]
+
+
+class FPN(Backbone):
+    """Pyramid of equally wide maps on top of a backbone; outputs are ``p<log2 of the stride>``.
+
+    Args:
+        bottom_up: backbone below; gives at least ``in_features``.
+        in_features: names of its maps to use, from fine to coarse; each stride twice the last.
+        out_channels: channels of every output.
+        norm: normalisation of the lateral and output convolutions (see `get_norm`).
+        top_block: makes coarser levels from the map named by its ``in_feature``, which may
+            belong to the bottom-up network or to the pyramid, and has ``num_levels``.
+        fuse_type: ``"sum"`` or ``"avg"`` of the lateral and the top-down map.
+        square_pad: side, in pixels, of the square that inputs must be padded to; 0 for none.
+
+    Shape:
+        (B, 3, H, W) -> {name: (B, out_channels, H / stride, W / stride)}.
+    """
+
+    _fuse_type: torch.jit.Final[str]
+
+    def __init__(
+        self,
+        bottom_up,
+        in_features,
+        out_channels,
+        norm="",
+        top_block=None,
+        fuse_type="sum",
+        square_pad=0,
+    ):
+        super().__init__()
+        assert isinstance(bottom_up, Backbone), f"bottom_up is no Backbone but {type(bottom_up)}"
+        assert in_features, "in_features of FPN is empty: name at least one map of the backbone"
+        assert fuse_type in {"avg", "sum"}, f"fuse_type must be 'avg' or 'sum', not {fuse_type!r}"
+
+        shapes = bottom_up.output_shape()
+        strides = [shapes[f].stride for f in in_features]
+        _assert_strides_are_log2_contiguous(strides)
+        levels = [int(math.log2(stride)) for stride in strides]
+
+        lateral_convs, output_convs = [], []
+        for level, feature in zip(levels, in_features, strict=True):
+            lateral = Conv2d(
+                shapes[feature].channels,
+                out_channels,
+                kernel_size=1,
+                bias=norm == "",
+                norm=get_norm(norm, out_channels),
+            )
+            output = Conv2d(
+                out_channels,
+                out_channels,
+                kernel_size=3,
+                padding=1,
+                bias=norm == "",
+                norm=get_norm(norm, out_channels),
+            )
+            c2_xavier_fill(lateral)
+            c2_xavier_fill(output)
+            self.add_module(f"fpn_lateral{level}", lateral)
+            self.add_module(f"fpn_output{level}", output)
+            # Coarsest first, the order in which `forward` goes.
+            lateral_convs.insert(0, lateral)
+            output_convs.insert(0, output)
+
+        # Plain lists: in a ModuleList these weights would appear a second time in the state dict.
+        self.lateral_convs = lateral_convs
+        self.output_convs = output_convs
+        self.top_block = top_block
+        self.in_features = tuple(in_features)
+        self.bottom_up = bottom_up
+        if top_block is not None:
+            levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
+        self._out_feature_strides = {f"p{level}": 2**level for level in levels}
+        self._out_features = list(self._out_feature_strides)
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._size_divisibility = strides[-1]
+        self._square_pad = square_pad
+        self._fuse_type = fuse_type
+
+    @property
+    def size_divisibility(self):
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self):
+        return {"square_size": self._square_pad}
+
+    def forward(self, x):
+        """Return the pyramid as ``{name: map}``, finest level first."""
+        bottom_up_features = self.bottom_up(x)
+        results: list[torch.Tensor] = []
+        top_down = bottom_up_features[self.in_features[-1]]
+        for idx, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905 (TorchScript's zip is never strict)
+            merged = lateral(bottom_up_features[self.in_features[-idx - 1]])
+            if idx > 0:
+                merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
+                if self._fuse_type == "avg":
+                    merged = merged / 2
+            top_down = merged
+            results.insert(0, output(merged))
+
+        if self.top_block is not None:
+            if self.top_block.in_feature in bottom_up_features:
+                top_input = bottom_up_features[self.top_block.in_feature]
+            else:
+                top_input = results[self._out_features.index(self.top_block.in_feature)]
+            results.extend(self.top_block(top_input))
+        assert len(self._out_features) == len(results)
+        return {name: result for name, result in zip(self._out_features, results)}  # noqa: B905, C416
+
+    def output_shape(self):
+        return super().output_shape()
+
+
+def _assert_strides_are_log2_contiguous(strides) -> None:
+    for finer, coarser in zip(strides[:-1], strides[1:], strict=True):
+        assert coarser == 2 * finer, f"Strides {finer} {coarser} are not log2 contiguous"
+
+
+class LastLevelMaxPool(nn.Module):
+    """Coarser level by taking every second pixel of ``p5``: the P6 of Faster R-CNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_levels = 1
+        self.in_feature = "p5"
+
+    def forward(self, x):
+        return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+
+
+class LastLevelP6P7(nn.Module):
+    """The P6 and P7 of RetinaNet: two convolutions of stride 2 on ``in_feature``."""
+
+    def __init__(self, in_channels, out_channels, in_feature="res5"):
+        super().__init__()
+        self.num_levels = 2
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
+        for conv in (self.p6, self.p7):
+            c2_xavier_fill(conv)
+
+    def forward(self, c5):
+        p6 = self.p6(c5)
+        return [p6, self.p7(F.relu(p6))]

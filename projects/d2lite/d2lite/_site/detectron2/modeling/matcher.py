@@ -1,0 +1,71 @@
+"""Which ground truth each prediction belongs to."""
+
+import torch
+
+from detectron2.layers import nonzero_tuple
+
+
+class Matcher:
+    """Assigns to every prediction the ground-truth element of highest quality, and a label.
+
+    Args:
+        thresholds: increasing, positive limits between the ranges of quality.
+        labels: one for each of the ``len(thresholds) + 1`` ranges, from low to high quality:
+            1 positive, 0 negative, -1 ignored. A range includes its lower limit.
+        allow_low_quality_matches: also make positive the best predictions of every ground-truth
+            element, ties included, whatever their quality. This changes labels, not matches.
+
+    Example: ``thresholds=[0.3, 0.5], labels=[0, -1, 1]`` is negative below 0.3, positive from 0.5.
+    """
+
+    def __init__(
+        self,
+        thresholds: list[float],
+        labels: list[int],
+        allow_low_quality_matches: bool = False,
+    ):
+        limits = [-float("inf")]
+        limits.extend(thresholds)
+        limits.append(float("inf"))
+        assert limits[1] > 0, "Matcher thresholds must be positive"
+        # Loops, not `all(...)`: this class can be used within TorchScript.
+        for i in range(len(limits) - 1):
+            assert limits[i] <= limits[i + 1], "Matcher thresholds must increase"
+        for label in labels:
+            assert label in [-1, 0, 1], "Matcher labels must be -1, 0 or 1"
+        assert len(labels) == len(limits) - 1, "Matcher needs one label more than thresholds"
+        self.thresholds = limits
+        self.labels = labels
+        self.allow_low_quality_matches = allow_low_quality_matches
+
+    def __call__(self, match_quality_matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Match the columns of a matrix of qualities (M ground truths, N predictions), >= 0.
+
+        Returns:
+            matches, int64 (N,): index of the best ground truth (0 where there is none at all);
+            match_labels, int8 (N,): labels of the predictions.
+        """
+        assert match_quality_matrix.dim() == 2
+        if match_quality_matrix.numel() == 0:
+            count = match_quality_matrix.size(1)
+            matches = match_quality_matrix.new_full((count,), 0, dtype=torch.int64)
+            # Without ground truth everything is of the lowest quality.
+            labels = match_quality_matrix.new_full((count,), self.labels[0], dtype=torch.int8)
+            return matches, labels
+        assert torch.all(match_quality_matrix >= 0)
+
+        quality, matches = match_quality_matrix.max(dim=0)
+        match_labels = matches.new_full(matches.size(), 1, dtype=torch.int8)
+        for label, low, high in zip(self.labels, self.thresholds[:-1], self.thresholds[1:]):  # noqa: B905
+            match_labels[(quality >= low) & (quality < high)] = label
+        if self.allow_low_quality_matches:
+            self.set_low_quality_matches_(match_labels, match_quality_matrix)
+        return matches, match_labels
+
+    def set_low_quality_matches_(
+        self, match_labels: torch.Tensor, match_quality_matrix: torch.Tensor
+    ):
+        """Make positive, in place, the best predictions of every ground truth."""
+        best_of_each_gt, _ = match_quality_matrix.max(dim=1)
+        best = nonzero_tuple(match_quality_matrix == best_of_each_gt[:, None])[1]
+        match_labels[best] = 1

@@ -1,0 +1,149 @@
+"""Box features from a pyramid of feature maps."""
+
+import math
+
+import torch
+from torch import nn
+from torchvision.ops import RoIPool
+
+from detectron2.layers import ROIAlign, cat, nonzero_tuple
+from detectron2.structures import Boxes
+
+__all__ = ["ROIPooler"]
+
+
+def assign_boxes_to_levels(
+    box_lists: list[Boxes],
+    min_level: int,
+    max_level: int,
+    canonical_box_size: int,
+    canonical_level: int,
+):
+    """Choose the level of each box by its size, as FPN does (its equation 1).
+
+    Args:
+        box_lists: boxes of every image.
+        min_level: log2 of the stride of the finest map; the result counts from it.
+        max_level: of the coarsest map.
+        canonical_box_size: square root, in pixels, of the area of a box on ``canonical_level``.
+        canonical_level: level of such boxes; twice the size is one level up.
+
+    Returns:
+        int64, one per box of all images: index into the list of feature maps.
+    """
+    sizes = torch.sqrt(cat([boxes.area() for boxes in box_lists]))
+    # The small term is for empty boxes
+    levels = torch.floor(canonical_level + torch.log2(sizes / canonical_box_size + 1e-8))
+    levels = torch.clamp(levels, min=min_level, max=max_level)
+    return levels.to(torch.int64) - min_level
+
+
+def convert_boxes_to_pooler_format(box_lists: list[Boxes]):
+    """Boxes of all images as rows (index of the image, x1, y1, x2, y2), as pooling takes them."""
+    rows = []
+    for i, boxes in enumerate(box_lists):
+        box_tensor = boxes.tensor
+        # A column made from the boxes, not from their number, stays right in a traced graph.
+        index = torch.full_like(box_tensor[:, :1], float(i))
+        rows.append(torch.cat((index, box_tensor), dim=1))
+    return cat(rows, dim=0)
+
+
+class ROIPooler(nn.Module):
+    """Pools every box from the level of a feature pyramid that suits its size.
+
+    Args:
+        output_size: side, or (height, width), of the pooled maps.
+        scales: map size / image size of each level, from fine to coarse: powers of two in a row.
+        sampling_ratio: sampling points per bin and axis for ROIAlign; 0 chooses by box size.
+        pooler_type: ``"ROIAlignV2"`` (half-pixel correct), ``"ROIAlign"`` or ``"ROIPool"``.
+        canonical_box_size: see `assign_boxes_to_levels`; 224 is the side of ImageNet's crops.
+        canonical_level: level of boxes of the canonical size.
+    """
+
+    def __init__(
+        self,
+        output_size,
+        scales,
+        sampling_ratio,
+        pooler_type,
+        canonical_box_size=224,
+        canonical_level=4,
+    ):
+        super().__init__()
+        if isinstance(output_size, int):
+            output_size = (output_size, output_size)
+        assert len(output_size) == 2 and all(isinstance(side, int) for side in output_size), (
+            f"output_size of ROIPooler must be one or two integers, not {output_size}"
+        )
+        self.output_size = (output_size[0], output_size[1])
+
+        if pooler_type == "ROIPool":
+            poolers = [RoIPool(self.output_size, spatial_scale=scale) for scale in scales]
+        elif pooler_type in ("ROIAlign", "ROIAlignV2"):
+            aligned = pooler_type == "ROIAlignV2"
+            poolers = [
+                ROIAlign(
+                    self.output_size,
+                    spatial_scale=scale,
+                    sampling_ratio=sampling_ratio,
+                    aligned=aligned,
+                )
+                for scale in scales
+            ]
+        else:
+            raise ValueError(f"Unknown pooler type: {pooler_type}")
+        self.level_poolers = nn.ModuleList(poolers)
+
+        min_level, max_level = -math.log2(scales[0]), -math.log2(scales[-1])
+        assert math.isclose(min_level, int(min_level)) and math.isclose(
+            max_level, int(max_level)
+        ), f"Featuremap stride is not power of 2! Scales are {scales}"
+        self.min_level = int(min_level)
+        self.max_level = int(max_level)
+        assert len(scales) == self.max_level - self.min_level + 1, (
+            f"[ROIPooler] Sizes of input featuremaps do not form a pyramid! Scales are {scales}"
+        )
+        assert 0 <= self.min_level <= self.max_level
+        assert canonical_box_size > 0
+        self.canonical_level = canonical_level
+        self.canonical_box_size = canonical_box_size
+
+    def forward(self, x: list[torch.Tensor], box_lists: list[Boxes]):
+        """Pool boxes from feature maps.
+
+        Args:
+            x: maps (B, C, H_i, W_i) of all levels.
+            box_lists: boxes of each of the B images, in pixels of the image.
+
+        Returns:
+            (boxes of all images, C, height, width).
+        """
+        torch._assert(
+            isinstance(x, list) and isinstance(box_lists, list), "Arguments to pooler must be lists"
+        )
+        num_levels = len(self.level_poolers)
+        assert len(x) == num_levels, f"ROIPooler has {num_levels} levels, but got {len(x)} maps"
+        assert len(box_lists) == x[0].size(0), (
+            f"ROIPooler got maps of {x[0].size(0)} images, but boxes of {len(box_lists)}"
+        )
+        height, width = self.output_size
+        if len(box_lists) == 0:
+            return x[0].new_zeros([0, x[0].shape[1], height, width])
+
+        rois = convert_boxes_to_pooler_format(box_lists)
+        levels = assign_boxes_to_levels(
+            box_lists,
+            self.min_level,
+            self.max_level,
+            self.canonical_box_size,
+            self.canonical_level,
+        )
+        output = x[0].new_zeros([rois.shape[0], x[0].shape[1], height, width])
+        for level, pooler in enumerate(self.level_poolers):
+            if num_levels == 1:
+                return pooler(x[0], rois)
+            inds = nonzero_tuple(levels == level)[0]
+            # Without the device of `output`, tracing on one device would bind the graph to it.
+            output.index_put_((inds,), pooler(x[level], rois[inds]).to(output.dtype))
+        return output

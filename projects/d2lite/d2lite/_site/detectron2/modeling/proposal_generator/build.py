@@ -1,0 +1,17 @@
+"""Proposal generators by name."""
+
+from detectron2.utils.registry import Registry
+
+PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")
+PROPOSAL_GENERATOR_REGISTRY.__doc__ = """
+Registry of proposal generators: callables of ``(cfg, input_shape: dict[str, ShapeSpec])`` that
+return a module which maps images and features to proposals and losses.
+"""
+
+
+def build_proposal_generator(cfg, input_shape):
+    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME``; None for ``"PrecomputedProposals"``."""
+    name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if name == "PrecomputedProposals":
+        return None
+    return PROPOSAL_GENERATOR_REGISTRY.get(name)(cfg, input_shape)

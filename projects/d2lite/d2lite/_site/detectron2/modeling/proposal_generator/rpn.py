@@ -1,0 +1,340 @@
+"""Region proposal network (https://arxiv.org/abs/1506.01497)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, cat
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.memory import retry_if_cuda_oom
+from detectron2.utils.registry import Registry
+
+from ..anchor_generator import build_anchor_generator
+from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
+from ..matcher import Matcher
+from ..sampling import subsample_labels
+from .build import PROPOSAL_GENERATOR_REGISTRY
+from .proposal_utils import find_top_rpn_proposals
+
+RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
+RPN_HEAD_REGISTRY.__doc__ = """
+Registry of RPN heads: callables of ``(cfg, input_shape: list[ShapeSpec])`` that return a module
+which maps a list of feature maps to lists of objectness logits and anchor deltas.
+"""
+
+
+def build_rpn_head(cfg, input_shape):
+    """Build the RPN head named ``cfg.MODEL.RPN.HEAD_NAME``."""
+    return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
+
+
+@RPN_HEAD_REGISTRY.register()
+class StandardRPNHead(nn.Module):
+    """3x3 convolutions, then one 1x1 for objectness and one for box deltas; shared by all levels.
+
+    Args:
+        in_channels: channels of the feature maps.
+        num_anchors: anchors A at every pixel.
+        box_dim: numbers D that describe a box.
+        conv_dims: channels of the 3x3 convolutions; -1 keeps the number of channels.
+    """
+
+    @configurable
+    def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims=(-1,)):
+        super().__init__()
+        channels = in_channels
+        convs = nn.Sequential()
+        for k, conv_dim in enumerate(conv_dims):
+            out_channels = channels if conv_dim == -1 else conv_dim
+            if out_channels <= 0:
+                raise ValueError(
+                    f"Conv output channels should be greater than 0. Got {out_channels}"
+                )
+            convs.add_module(f"conv{k}", self._get_rpn_conv(channels, out_channels))
+            channels = out_channels
+        # One convolution stands for itself: older checkpoints call it `conv`, not `conv.conv0`.
+        self.conv = convs[0] if len(conv_dims) == 1 else convs
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.constant_(layer.bias, 0)
+
+    def _get_rpn_conv(self, in_channels, out_channels):
+        return Conv2d(
+            in_channels, out_channels, kernel_size=3, stride=1, padding=1, activation=nn.ReLU()
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        channels = {shape.channels for shape in input_shape}
+        assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
+        anchor_generator = build_anchor_generator(cfg, input_shape)
+        num_anchors = set(anchor_generator.num_anchors)
+        assert len(num_anchors) == 1, (
+            f"Each level must have the same number of anchors per spatial position: {num_anchors}"
+        )
+        return {
+            "in_channels": channels.pop(),
+            "num_anchors": num_anchors.pop(),
+            "box_dim": anchor_generator.box_dim,
+            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
+        }
+
+    def forward(self, features: list[torch.Tensor]):
+        """Logits (B, A, H_i, W_i) and deltas (B, A*D, H_i, W_i) of every level."""
+        pred_objectness_logits = []
+        pred_anchor_deltas = []
+        for x in features:
+            hidden = self.conv(x)
+            pred_objectness_logits.append(self.objectness_logits(hidden))
+            pred_anchor_deltas.append(self.anchor_deltas(hidden))
+        return pred_objectness_logits, pred_anchor_deltas
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class RPN(nn.Module):
+    """Region proposal network: scores anchors for being objects, and moves them onto these.
+
+    Args:
+        in_features: names of the feature maps to use.
+        head: module like `StandardRPNHead`.
+        anchor_generator: module like `DefaultAnchorGenerator`.
+        anchor_matcher: labels anchors 1 (object), 0 (background) or -1 (ignored).
+        box2box_transform: encoding of the deltas.
+        batch_size_per_image: anchors of each image in the loss.
+        positive_fraction: largest part of objects among them, 0..1.
+        pre_nms_topk: proposals kept of each level before NMS, in training and in inference.
+        post_nms_topk: proposals kept of each image after NMS, in training and in inference.
+        nms_thresh: IoU of the NMS.
+        min_box_size: smallest side of a proposal, in pixels of the network's input.
+        anchor_boundary_thresh: ignore anchors further than this outside the image, in pixels;
+            negative to keep them all.
+        loss_weight: of both losses, or by name: ``loss_rpn_cls``, ``loss_rpn_loc``.
+        box_reg_loss_type: ``"smooth_l1"``, ``"giou"``, ``"diou"`` or ``"ciou"``.
+        smooth_l1_beta: 0 is plain L1.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        head: nn.Module,
+        anchor_generator: nn.Module,
+        anchor_matcher: Matcher,
+        box2box_transform: Box2BoxTransform,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_topk: tuple[float, float],
+        post_nms_topk: tuple[float, float],
+        nms_thresh: float = 0.7,
+        min_box_size: float = 0.0,
+        anchor_boundary_thresh: float = -1.0,
+        loss_weight: float | dict[str, float] = 1.0,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
+    ):
+        super().__init__()
+        self.in_features = in_features
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.anchor_matcher = anchor_matcher
+        self.box2box_transform = box2box_transform
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        # by self.training
+        self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
+        self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
+        self.nms_thresh = nms_thresh
+        self.min_box_size = float(min_box_size)
+        self.anchor_boundary_thresh = anchor_boundary_thresh
+        if isinstance(loss_weight, (int, float)):
+            loss_weight = {"loss_rpn_cls": loss_weight, "loss_rpn_loc": loss_weight}
+        self.loss_weight = loss_weight
+        self.box_reg_loss_type = box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        rpn = cfg.MODEL.RPN
+        shapes = [input_shape[f] for f in rpn.IN_FEATURES]
+        return {
+            "in_features": rpn.IN_FEATURES,
+            "head": build_rpn_head(cfg, shapes),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "anchor_matcher": Matcher(
+                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, allow_low_quality_matches=True
+            ),
+            "box2box_transform": Box2BoxTransform(weights=rpn.BBOX_REG_WEIGHTS),
+            "batch_size_per_image": rpn.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": rpn.POSITIVE_FRACTION,
+            "pre_nms_topk": (rpn.PRE_NMS_TOPK_TRAIN, rpn.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
+            "nms_thresh": rpn.NMS_THRESH,
+            "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+            "anchor_boundary_thresh": rpn.BOUNDARY_THRESH,
+            "loss_weight": {
+                "loss_rpn_cls": rpn.LOSS_WEIGHT,
+                "loss_rpn_loc": rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT,
+            },
+            "box_reg_loss_type": rpn.BBOX_REG_LOSS_TYPE,
+            "smooth_l1_beta": rpn.SMOOTH_L1_BETA,
+        }
+
+    def _subsample_labels(self, label):
+        """Set, in place, all labels to -1 that are not in a random sample."""
+        positive, negative = subsample_labels(
+            label, self.batch_size_per_image, self.positive_fraction, 0
+        )
+        label.fill_(-1)
+        label.scatter_(0, positive, 1)
+        label.scatter_(0, negative, 0)
+        return label
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Match the anchors of all levels (R of them) to the ground truth of every image.
+
+        Returns:
+            labels (R,) of every image: 1, 0, or -1 for those outside the sample;
+            matched ground-truth boxes (R, 4) of every image, only meaningful where label is 1.
+        """
+        anchors = Boxes.cat(anchors)
+        gt_labels, matched_gt_boxes = [], []
+        for instances in gt_instances:
+            gt_boxes = instances.gt_boxes
+            # These matrices are large; the CPU may have room for them where the GPU has not.
+            quality = retry_if_cuda_oom(pairwise_iou)(gt_boxes, anchors)
+            matched_idxs, labels = retry_if_cuda_oom(self.anchor_matcher)(quality)
+            labels = labels.to(device=gt_boxes.device)
+            del quality
+            if self.anchor_boundary_thresh >= 0:
+                inside = anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
+                labels[~inside] = -1
+            gt_labels.append(self._subsample_labels(labels))
+            if len(gt_boxes) == 0:
+                matched_gt_boxes.append(torch.zeros_like(anchors.tensor))
+            else:
+                matched_gt_boxes.append(gt_boxes[matched_idxs].tensor)
+        return gt_labels, matched_gt_boxes
+
+    @torch.jit.unused
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[torch.Tensor],
+        gt_labels: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        gt_boxes: list[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Losses of the sampled anchors, divided by the size of a full sample.
+
+        Args:
+            anchors: of every level, H_i * W_i * A.
+            pred_objectness_logits: of every level, (B, H_i * W_i * A).
+            gt_labels: of every image, as `label_and_sample_anchors` gives them.
+            pred_anchor_deltas: of every level, (B, H_i * W_i * A, 4).
+            gt_boxes: of every image, likewise.
+        """
+        num_images = len(gt_labels)
+        labels = torch.stack(gt_labels)
+        positive = labels == 1
+        storage = get_event_storage()
+        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
+        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
+
+        localization_loss = _dense_box_regression_loss(
+            anchors,
+            self.box2box_transform,
+            pred_anchor_deltas,
+            gt_boxes,
+            positive,
+            box_reg_loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        sampled = labels >= 0
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            cat(pred_objectness_logits, dim=1)[sampled],
+            labels[sampled].to(torch.float32),
+            reduction="sum",
+        )
+        normalizer = self.batch_size_per_image * num_images
+        losses = {
+            "loss_rpn_cls": objectness_loss / normalizer,
+            "loss_rpn_loc": localization_loss / normalizer,
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        gt_instances: list[Instances] | None = None,
+    ):
+        """Propose boxes.
+
+        Args:
+            images: the network's input, for its sizes.
+            features: feature maps by name.
+            gt_instances: of every image, with ``gt_boxes``; needed in training.
+
+        Returns:
+            proposals: for every image `Instances` with ``proposal_boxes``, ``objectness_logits``;
+            losses: by name; empty in inference.
+        """
+        features = [features[f] for f in self.in_features]
+        anchors = self.anchor_generator(features)
+        logits, deltas = self.rpn_head(features)
+        box_dim = self.anchor_generator.box_dim
+        # (B, A, H, W) -> (B, H*W*A); (B, A*D, H, W) -> (B, H*W*A, D)
+        logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+        deltas = [
+            level.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, -2)
+            for level in deltas
+        ]
+        losses = {}
+        if self.training:
+            assert gt_instances is not None, "RPN requires gt_instances in training!"
+            gt_labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        image_sizes: list[tuple[int, int]],
+    ):
+        """Decode the predictions and keep the best; arguments as in `losses`."""
+        # No gradient through the boxes: proposals are constants to the heads
+        # (https://arxiv.org/abs/1506.01497, section 3.2).
+        with torch.no_grad():
+            pred_proposals = self._decode_proposals(anchors, pred_anchor_deltas)
+            return find_top_rpn_proposals(
+                pred_proposals,
+                pred_objectness_logits,
+                image_sizes,
+                self.nms_thresh,
+                self.pre_nms_topk[self.training],
+                self.post_nms_topk[self.training],
+                self.min_box_size,
+                self.training,
+            )
+
+    def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]):
+        """Boxes (B, H_i * W_i * A, D) of every level."""
+        proposals = []
+        for anchors_i, deltas_i in zip(anchors, pred_anchor_deltas, strict=True):
+            batch, count, box_dim = deltas_i.shape
+            repeated = anchors_i.tensor.unsqueeze(0).expand(batch, -1, -1).reshape(-1, box_dim)
+            boxes = self.box2box_transform.apply_deltas(deltas_i.reshape(-1, box_dim), repeated)
+            proposals.append(boxes.view(batch, count, box_dim))
+        return proposals
