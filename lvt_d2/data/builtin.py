@@ -94,3 +94,12 @@ def register_builtin(root: str | None = None) -> None:
 def _register(name: str, meta: dict, paths: dict[str, str]) -> None:
     if name not in DatasetCatalog:
         register_with_metadata(name, meta, **paths)
+
+
+def known_category_ids(name: str) -> frozenset[int]:
+    """The dataset's own ids of all categories that a registered set's metadata knows."""
+    meta = MetadataCatalog.get(name)
+    things = meta.thing_dataset_id_to_contiguous_id
+    # Contiguous stuff 0 is "things", a label of pixels and no category.
+    stuff = {i for i, label in meta.stuff_dataset_id_to_contiguous_id.items() if label != 0}
+    return frozenset({*things, *stuff})

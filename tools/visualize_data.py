@@ -1,0 +1,94 @@
+"""Draws what the training loader feeds, after augmentation: instances beside semantic labels.
+
+    python tools/visualize_data.py --config-file configs/panoptic_lvt.py --num 8 --output DIR
+
+Overrides of the config follow: dataloader.train.dataset.names=shapes_train_panoptic
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
+
+import lvt_d2  # noqa: E402, F401  (decides which engine answers to `detectron2`)
+
+# isort: split
+from detectron2.config import LazyConfig, instantiate  # noqa: E402
+from detectron2.data import MetadataCatalog, detection_utils  # noqa: E402
+from detectron2.utils.env import seed_all_rng  # noqa: E402
+from detectron2.utils.logger import setup_logger  # noqa: E402
+from detectron2.utils.visualizer import Visualizer  # noqa: E402
+
+from lvt_d2.errors import LVTError  # noqa: E402
+
+SHORT_SIDE = 480  # pixels that small images are enlarged to, so that labels can be read
+
+
+def draw(sample: dict, image_format: str, metadata) -> np.ndarray:
+    """Picture (H, 2W, 3) of one mapped sample: boxes, masks and labels; semantic labels."""
+    image = sample["image"].permute(1, 2, 0).numpy()
+    image = detection_utils.convert_image_to_rgb(image, image_format).astype(np.uint8)
+    scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
+    instances = sample["instances"]
+    left = Visualizer(image, metadata, scale=scale).overlay_instances(
+        boxes=instances.gt_boxes,
+        masks=instances.gt_masks,
+        labels=[metadata.thing_classes[c] for c in instances.gt_classes.tolist()],
+    )
+    right = Visualizer(image, metadata, scale=scale).draw_sem_seg(
+        sample["sem_seg"], area_threshold=0, alpha=0.7
+    )
+    return np.concatenate([left.get_image(), right.get_image()], axis=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="F")
+    parser.add_argument("--num", type=int, default=8, metavar="N", help="pictures (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("output/visualize_data"), metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="of order and augmentation")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    args = parser.parse_args(argv)
+    if args.num < 1:
+        parser.error(f"--num is {args.num}; it must be at least 1")
+    if not Path(args.config_file).is_file():
+        parser.error(f"--config-file {args.config_file} does not exist")
+    setup_logger(name="lvt_d2")
+    seed_all_rng(args.seed)
+    try:
+        visualize(args)
+    except LVTError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def visualize(args: argparse.Namespace) -> None:
+    """Write ``args.num`` pictures into ``args.output``, named after their images."""
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    train = cfg.dataloader.train
+    train.num_workers = 0  # so that the seed decides everything
+    names = train.dataset.names
+    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    args.output.mkdir(parents=True, exist_ok=True)
+    drawn = 0
+    for batch in instantiate(train):
+        for sample in batch:
+            picture = draw(sample, train.mapper.image_format, metadata)
+            path = args.output / f"{drawn:03d}_{Path(sample['file_name']).stem}.png"
+            Image.fromarray(picture).save(path)
+            print(f"{path}: {len(sample['instances'])} instances")
+            drawn += 1
+            if drawn == args.num:
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
