@@ -15,8 +15,9 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import lvt_d2
 import torch
+
+import lvt_d2
 from lvt_d2.checkpoint.official import KINDS, Converted, convert_official
 from lvt_d2.checkpoint.safe_load import read_checkpoint
 from lvt_d2.errors import CheckpointError, LVTError
@@ -36,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
             "version": lvt_d2.__version__,
         }
         save(args.dst, {"model": converted.model, "lvt_d2": origin})
-    except LVTError as error:
+    except (LVTError, OSError) as error:
         print(f"convert_official.py: {args.src} was not converted. {error}", file=sys.stderr)
-        return error.exit_status
+        return getattr(error, "exit_status", 1)
     print(f"{args.src}: {KINDS[converted.kind]}, weights from {converted.weights or 'the file'}")
     print(names_table(converted) if args.list else summary_table(converted))
     print(f"Wrote {args.dst} ({args.dst.stat().st_size:,} bytes)")

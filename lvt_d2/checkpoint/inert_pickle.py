@@ -20,23 +20,14 @@ import numpy as np
 import torch
 
 # No checkpoint has a reason to name these: a file that does was made to run commands.
-_HOSTILE_MODULES = {
-    *(
-        "_posixsubprocess",
-        "code",
-        "commands",
-        "ctypes",
-        "importlib",
-        "marshal",
-        "nt",
-        "os",
-        "posix",
-    ),
-    *("posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys", "webbrowser"),
-}
-_HOSTILE_BUILTINS = {
-    *("__import__", "apply", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"),
-}
+_HOSTILE_MODULES = set(
+    "_posixsubprocess code commands ctypes importlib marshal nt os posix pty runpy shutil socket "
+    "subprocess sys webbrowser".split()
+)
+_HOSTILE_FUNCTIONS = set(
+    "builtins.__import__ builtins.breakpoint builtins.compile builtins.eval builtins.exec "
+    "builtins.execfile builtins.open io.open _io.open".split()
+)
 
 
 class StandIn:
@@ -51,6 +42,9 @@ class StandIn:
         self = super().__new__(cls)
         self.args, self.items = (*args, *kwargs.items()), []
         return self
+
+    def __call__(self, *args: Any) -> "StandIn":
+        return type(self)(*args)  # as a method would be that `getattr` had looked up
 
     def append(self, item: Any) -> None:
         self.items.append(item)
@@ -85,8 +79,7 @@ class InertUnpickler(pickle.Unpickler):
             return type("Namespace", (argparse.Namespace,), {})  # one of its own for every file
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        is_builtin = module == "builtins" and name in _HOSTILE_BUILTINS
-        if is_builtin or module.split(".")[0] in _HOSTILE_MODULES:
+        if full_name in _HOSTILE_FUNCTIONS or module.split(".")[0] in _HOSTILE_MODULES:
             raise pickle.UnpicklingError(f"it would call {full_name} when opened the usual way")
         if full_name not in self.unknown:
             names = {"__module__": module, "__qualname__": name}

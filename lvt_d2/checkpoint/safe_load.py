@@ -106,16 +106,19 @@ def _check_format(path: Path) -> None:
     """Refuse what ``torch.load`` would take for something else than a pickle of tensors."""
     _check_exists(path)
     with path.open("rb") as file:
-        head = file.read(64).lstrip()
+        head = file.read(64)
     for start, what in _NOT_CHECKPOINTS:
-        if head.startswith(start):
+        if head.lstrip().startswith(start):
             raise CheckpointError(
                 f"Checkpoint {path} ({path.stat().st_size:,} bytes) {what}, not a file written by "
                 "torch.save. Download it again, and compare its size or hash with the publisher's."
             )
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [name.rpartition("/")[2] for name in archive.namelist()]
+    if head.startswith(b"PK\x03\x04"):  # how PyTorch tells its zip format from the older one
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.rpartition("/")[2] for name in archive.namelist()]
+        except zipfile.BadZipFile as error:
+            raise _unreadable(path, error) from error
         if "constants.pkl" in names:
             raise CheckpointError(
                 f"Checkpoint {path} is a TorchScript program; expected weights. Save the "
@@ -135,7 +138,9 @@ def _check_format(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    # The rest of PyTorch's text advises to load the file unsafely.
+    reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    reason = reason or type(error).__name__
     return CheckpointError(
         f"Checkpoint {path} ({path.stat().st_size:,} bytes) can't be read: {reason}. Nothing in it "
         "was executed. Expected an undamaged file of tensors written by torch.save; download or "
