@@ -1,0 +1,65 @@
+"""RoIAlign: features of a fixed size from regions of any size."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+__all__ = ["ROIAlign", "roi_align"]
+
+
+class ROIAlign(nn.Module):
+    """Average bilinear samples of a feature map on a grid over each region."""
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = True,
+    ):
+        """Set the grid.
+
+        Args:
+            output_size: (h, w) of the result.
+            spatial_scale: factor from coordinates of regions to pixels of the map.
+            sampling_ratio: samples per cell and side; 0 takes as many as the cell has pixels.
+            aligned: pixel centres lie at half-integer coordinates, as they do everywhere else;
+                False is the first version of the operation, off by half a pixel.
+        """
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """Pool (B, C, H, W) over regions.
+
+        Args:
+            input: feature maps.
+            rois: (N, 5) as (index in the batch, x0, y0, x1, y1).
+
+        Returns:
+            (N, C, h, w).
+        """
+        assert rois.dim() == 2 and rois.size(1) == 5, f"rois must be (N, 5), got {rois.shape}"
+        if input.is_quantized:
+            input = input.dequantize()
+        dtype = input.dtype
+        if dtype == torch.bfloat16:  # torchvision has no kernel for it
+            input = input.float()
+        return roi_align(
+            input,
+            rois.to(dtype=input.dtype),
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+        ).to(dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(output_size={self.output_size}, "
+            f"spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}, "
+            f"aligned={self.aligned})"
+        )

@@ -1,0 +1,34 @@
+"""Data structures: boxes, masks, batches of images, and the instances of one image."""
+
+from detectron2._scope import missing_attribute
+
+from .boxes import (
+    Boxes,
+    BoxMode,
+    matched_pairwise_iou,
+    pairwise_intersection,
+    pairwise_ioa,
+    pairwise_iou,
+    pairwise_point_box_distance,
+)
+from .image_list import ImageList
+from .instances import Instances
+from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
+
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "PolygonMasks",
+    "ROIMasks",
+    "matched_pairwise_iou",
+    "pairwise_intersection",
+    "pairwise_ioa",
+    "pairwise_iou",
+    "pairwise_point_box_distance",
+    "polygons_to_bitmask",
+]
+
+__getattr__ = missing_attribute(__name__)
