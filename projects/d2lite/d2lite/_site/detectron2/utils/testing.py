@@ -1,0 +1,112 @@
+"""Helpers of tests."""
+
+import io
+import os
+import tempfile
+
+import torch
+
+from detectron2 import model_zoo
+from detectron2.config import LazyConfig
+from detectron2.structures import Boxes, Instances, ROIMasks
+
+__all__ = [
+    "assert_instances_allclose",
+    "convert_scripted_instances",
+    "get_model_no_weights",
+    "min_torch_version",
+    "random_boxes",
+    "reload_lazy_config",
+    "reload_script_model",
+]
+
+
+def get_model_no_weights(config_path: str) -> torch.nn.Module:
+    """Model of a built-in config, with random weights."""
+    return model_zoo.get(config_path)
+
+
+def random_boxes(num_boxes: int, max_coord: float = 100, device="cpu") -> torch.Tensor:
+    """Random non-empty (num_boxes, 4) boxes, XYXY, within `max_coord` pixels."""
+    # At least 1 pixel wide: tiny boxes make box regression unstable.
+    boxes = (torch.rand(num_boxes, 4, device=device) * (max_coord * 0.5)).clamp_(min=1.0)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def convert_scripted_instances(instances) -> Instances:
+    """Instances of what a scripted model returns in their place."""
+    assert hasattr(instances, "image_size"), (
+        f"Expect an Instances object, but got {type(instances)}!"
+    )
+    converted = Instances(instances.image_size)
+    for name in instances._field_names:
+        value = getattr(instances, "_" + name, None)
+        if value is not None:
+            converted.set(name, value)
+    return converted
+
+
+def assert_instances_allclose(
+    input, other, *, rtol: float = 1e-5, msg: str = "", size_as_tensor: bool = False
+) -> None:
+    """Assert that two Instances have the same size and fields with nearly equal values.
+
+    Args:
+        input: Instances.
+        other: Instances.
+        rtol: tolerance, relative to 100 pixels for boxes and to the largest value for tensors.
+        msg: start of the error's text.
+        size_as_tensor: compare sizes as tensors: those of traced models aren't tuples.
+    """
+    input, other = (
+        x if isinstance(x, Instances) else convert_scripted_instances(x) for x in (input, other)
+    )
+    msg = (msg or "Two Instances are different!").rstrip() + " "
+    sizes = (input.image_size, other.image_size)
+    if size_as_tensor:
+        same_size = torch.equal(*(torch.as_tensor(size) for size in sizes))
+    else:
+        same_size = sizes[0] == sizes[1]
+    assert same_size, f"{msg}image_size is {sizes[0]} vs. {sizes[1]}!"
+    names, other_names = sorted(input.get_fields()), sorted(other.get_fields())
+    assert names == other_names, f"{msg}Fields are {names} vs {other_names}!"
+
+    for name in names:
+        a, b = input.get(name), other.get(name)
+        if isinstance(a, (Boxes, ROIMasks)):
+            close = torch.allclose(a.tensor, b.tensor, atol=100 * rtol)
+        elif not isinstance(a, torch.Tensor):
+            raise ValueError(f"Don't know how to compare type {type(a)}")
+        elif a.dtype.is_floating_point:
+            magnitude = a.abs().max().item() if a.numel() else 0.0
+            close = torch.allclose(a, b, atol=magnitude * rtol)
+        else:
+            assert torch.equal(a, b), f"{msg}Field {name} is different!"
+            continue
+        assert close, f"{msg}Field {name} differs too much!"
+
+
+def reload_script_model(module):
+    """Save a scripted module to a buffer and load it from there."""
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)
+
+
+def reload_lazy_config(cfg):
+    """Save a config to a file and load it from there."""
+    with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
+        filename = os.path.join(folder, "d2_cfg_test.yaml")
+        LazyConfig.save(cfg, filename)
+        return LazyConfig.load(filename)
+
+
+def min_torch_version(min_version: str) -> bool:
+    """Whether PyTorch is at least `min_version`, such as "2.4"."""
+    found, wanted = (
+        tuple(int(x) for x in version.split("+")[0].split(".")[:2])
+        for version in (torch.__version__, min_version)
+    )
+    return found >= wanted
