@@ -103,3 +103,6 @@ def known_category_ids(name: str) -> frozenset[int]:
     # Contiguous stuff 0 is "things", a label of pixels and no category.
     stuff = {i for i, label in meta.stuff_dataset_id_to_contiguous_id.items() if label != 0}
     return frozenset({*things, *stuff})
+
+
+register_builtin()
