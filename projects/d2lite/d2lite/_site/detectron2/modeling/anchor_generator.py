@@ -36,7 +36,7 @@ class BufferList(nn.Module):
 def _create_grid_offsets(
     size: list[int], stride: int, offset: float, target_device_tensor: torch.Tensor
 ):
-    """x and y, in pixels, of all points of a (height, width) grid; each (height * width,)."""
+    """Coordinates x and y, in pixels, of all points of a (height, width) grid, row by row."""
     height, width = size
     shifts_x = move_device_like(
         torch.arange(offset * stride, width * stride, step=stride, dtype=torch.float32),

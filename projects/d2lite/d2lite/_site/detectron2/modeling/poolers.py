@@ -144,6 +144,5 @@ class ROIPooler(nn.Module):
             if num_levels == 1:
                 return pooler(x[0], rois)
             inds = nonzero_tuple(levels == level)[0]
-            # Without the device of `output`, tracing on one device would bind the graph to it.
-            output.index_put_((inds,), pooler(x[level], rois[inds]).to(output.dtype))
+            output.index_put_((inds,), pooler(x[level], rois[inds]))
         return output

@@ -67,12 +67,12 @@ def find_top_rpn_proposals(
 def _at_most(logits, limit):
     """Length of a level, limited; a tensor in tracing, so that it isn't baked into the graph."""
     length = logits.shape[1]
-    return torch.clamp(length, max=limit) if isinstance(length, torch.Tensor) else min(length, limit)
+    return (
+        torch.clamp(length, max=limit) if isinstance(length, torch.Tensor) else min(length, limit)
+    )
 
 
-def _select_proposals(
-    boxes, scores, levels, image_size, nms_thresh, topk, min_box_size, training
-):
+def _select_proposals(boxes, scores, levels, image_size, nms_thresh, topk, min_box_size, training):
     """Filter the candidates (N, 4) of one image; see `find_top_rpn_proposals`."""
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
     if not finite.all():
@@ -130,8 +130,6 @@ def add_ground_truth_to_proposals_single_image(
         (len(gt.gt_boxes),), math.log(probability / (1 - probability)), device=logits.device
     )
     for key in proposals.get_fields():
-        assert gt_proposal.has(key), (
-            f"The attribute '{key}' in `proposals` does not exist in `gt`"
-        )
+        assert gt_proposal.has(key), f"The attribute '{key}' in `proposals` does not exist in `gt`"
     # Only the fields of the first survive: the ground truth's own are left out here.
     return Instances.cat([proposals, gt_proposal])

@@ -1,0 +1,74 @@
+"""Models and the modules that they are made of."""
+
+from detectron2._scope import missing_attribute
+from detectron2.layers import ShapeSpec
+
+from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
+from .backbone import BACKBONE_REGISTRY, FPN, Backbone, build_backbone
+from .meta_arch import (
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    PanopticFPN,
+    ProposalNetwork,
+    SemanticSegmentor,
+    build_model,
+    build_sem_seg_head,
+)
+from .postprocessing import detector_postprocess
+from .proposal_generator import (
+    PROPOSAL_GENERATOR_REGISTRY,
+    RPN_HEAD_REGISTRY,
+    build_proposal_generator,
+    build_rpn_head,
+)
+from .roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    BaseMaskRCNNHead,
+    FastRCNNOutputLayers,
+    ROIHeads,
+    StandardROIHeads,
+    build_box_head,
+    build_mask_head,
+    build_roi_heads,
+)
+from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
+
+__all__ = [
+    "ANCHOR_GENERATOR_REGISTRY",
+    "BACKBONE_REGISTRY",
+    "FPN",
+    "META_ARCH_REGISTRY",
+    "PROPOSAL_GENERATOR_REGISTRY",
+    "ROI_BOX_HEAD_REGISTRY",
+    "ROI_HEADS_REGISTRY",
+    "ROI_MASK_HEAD_REGISTRY",
+    "RPN_HEAD_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "BaseMaskRCNNHead",
+    "DatasetMapperTTA",
+    "FastRCNNOutputLayers",
+    "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
+    "PanopticFPN",
+    "ProposalNetwork",
+    "ROIHeads",
+    "SemanticSegmentor",
+    "ShapeSpec",
+    "StandardROIHeads",
+    "build_anchor_generator",
+    "build_backbone",
+    "build_box_head",
+    "build_mask_head",
+    "build_model",
+    "build_proposal_generator",
+    "build_roi_heads",
+    "build_rpn_head",
+    "build_sem_seg_head",
+    "detector_postprocess",
+]
+
+__getattr__ = missing_attribute(__name__)

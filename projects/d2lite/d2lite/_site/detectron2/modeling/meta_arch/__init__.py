@@ -1,0 +1,27 @@
+"""Whole models."""
+
+from detectron2._scope import missing_attribute
+
+from .build import META_ARCH_REGISTRY, build_model
+from .panoptic_fpn import PanopticFPN
+from .rcnn import GeneralizedRCNN, ProposalNetwork
+from .semantic_seg import (
+    SEM_SEG_HEADS_REGISTRY,
+    SemanticSegmentor,
+    SemSegFPNHead,
+    build_sem_seg_head,
+)
+
+__all__ = [
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "GeneralizedRCNN",
+    "PanopticFPN",
+    "ProposalNetwork",
+    "SemSegFPNHead",
+    "SemanticSegmentor",
+    "build_model",
+    "build_sem_seg_head",
+]
+
+__getattr__ = missing_attribute(__name__)

@@ -1,0 +1,19 @@
+"""Models by name."""
+
+import torch
+
+from detectron2.utils.registry import Registry
+
+META_ARCH_REGISTRY = Registry("META_ARCH")
+META_ARCH_REGISTRY.__doc__ = """
+Registry of whole models: callables of ``(cfg)`` that return a module.
+"""
+
+
+def build_model(cfg):
+    """Build the model named ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``.
+
+    No weights are loaded: ``cfg.MODEL.WEIGHTS`` is the checkpointer's business.
+    """
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -1,0 +1,77 @@
+"""What all models do with their input: normalise images, and put them into one batch."""
+
+import torch
+from torch import nn
+
+from detectron2.layers import move_device_like
+from detectron2.structures import ImageList, Instances
+
+from ..backbone import Backbone
+from ..postprocessing import detector_postprocess
+
+
+class ImageModel(nn.Module):
+    """Base of the models: a backbone and the statistics of the pixels.
+
+    Args:
+        backbone: its padding rules decide how images are batched.
+        pixel_mean: of every channel, in the range of the images.
+        pixel_std: likewise.
+    """
+
+    def __init__(self, backbone: Backbone, pixel_mean, pixel_std):
+        super().__init__()
+        self.backbone = backbone
+        # Not saved: they belong to the config
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        assert self.pixel_mean.shape == self.pixel_std.shape, (
+            f"{self.pixel_mean} and {self.pixel_std} have different shapes!"
+        )
+
+    @property
+    def device(self):
+        """Where the model is, and its inputs go."""
+        return self.pixel_mean.device
+
+    def _move_to_current_device(self, x):
+        return move_device_like(x, self.pixel_mean)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, torch.Tensor]]) -> ImageList:
+        """Normalise and pad the ``image`` (C, H, W) of every input."""
+        images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
+        images = [(x - self.pixel_mean) / self.pixel_std for x in images]
+        return ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    def _gather_instances(self, batched_inputs) -> list[Instances] | None:
+        """Ground truth of all inputs, on the model's device; None if there is none."""
+        if "instances" not in batched_inputs[0]:
+            return None
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+    def _batch_sem_seg(self, batched_inputs, ignore_value: int) -> torch.Tensor:
+        """Semantic labels of all inputs (B, H, W), padded with the ignored label."""
+        labels = [self._move_to_current_device(x["sem_seg"]) for x in batched_inputs]
+        return ImageList.from_tensors(
+            labels,
+            self.backbone.size_divisibility,
+            ignore_value,
+            self.backbone.padding_constraints,
+        ).tensor
+
+
+def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that an input asks for, by default those of its image."""
+    return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
+
+
+def postprocess_instances(results, batched_inputs, image_sizes) -> list[Instances]:
+    """Bring the results of every image to the size that its input asks for."""
+    return [
+        detector_postprocess(result, *output_size(inputs, image_size))
+        for result, inputs, image_size in zip(results, batched_inputs, image_sizes, strict=True)
+    ]

@@ -1,0 +1,215 @@
+"""Detectors that look at proposed regions."""
+
+import logging
+
+import numpy as np
+import torch
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.logger import log_first_n
+
+from ..backbone import Backbone, build_backbone
+from ..proposal_generator import build_proposal_generator
+from ..roi_heads import build_roi_heads
+from .build import META_ARCH_REGISTRY
+from .image_model import ImageModel, postprocess_instances
+
+__all__ = ["GeneralizedRCNN", "ProposalNetwork"]
+
+_MAX_DRAWN_PROPOSALS = 20
+
+
+@META_ARCH_REGISTRY.register()
+class GeneralizedRCNN(ImageModel):
+    """Features of an image, proposals, and predictions for each of them.
+
+    Args:
+        backbone: makes feature maps.
+        proposal_generator: makes proposals of them; None if inputs bring their ``proposals``.
+        roi_heads: module like `ROIHeads`.
+        pixel_mean: of every channel, in the range of the images.
+        pixel_std: likewise.
+        input_format: order of the channels, as in `read_image`; needed for pictures.
+        vis_period: iterations between pictures of ground truth and proposals; 0 for none.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: nn.Module,
+        roi_heads: nn.Module,
+        pixel_mean: tuple[float],
+        pixel_std: tuple[float],
+        input_format: str | None = None,
+        vis_period: int = 0,
+    ):
+        super().__init__(backbone, pixel_mean, pixel_std)
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        self.input_format = input_format
+        self.vis_period = vis_period
+        if vis_period > 0:
+            assert input_format is not None, "input_format is required for visualization!"
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def visualize_training(self, batched_inputs, proposals):
+        """Put a picture of the first image's ground truth and best proposals into the storage."""
+        # Drawing needs matplotlib, which training without pictures does not.
+        from detectron2.utils.visualizer import Visualizer
+
+        inputs, proposals_0 = batched_inputs[0], proposals[0]
+        image = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self.input_format)
+        truth = Visualizer(image, None).overlay_instances(boxes=inputs["instances"].gt_boxes)
+        best = proposals_0.proposal_boxes[:_MAX_DRAWN_PROPOSALS].tensor.cpu().numpy()
+        proposed = Visualizer(image, None).overlay_instances(boxes=best)
+        picture = np.concatenate((truth.get_image(), proposed.get_image()), axis=1)
+        get_event_storage().put_image(
+            "Left: GT bounding boxes;  Right: Predicted proposals", picture.transpose(2, 0, 1)
+        )
+
+    def forward(self, batched_inputs: list[dict[str, torch.Tensor]]):
+        """Train or predict.
+
+        Args:
+            batched_inputs: one dictionary for each image, as `DatasetMapper` makes them:
+                ``image`` (C, H, W); ``instances``, the ground truth, in training; ``proposals``
+                where they are precomputed; ``height`` and ``width`` of the wanted output.
+
+        Returns:
+            in training the losses by name; else for each image ``{"instances": Instances}``
+            with ``pred_boxes``, ``pred_classes``, ``scores`` and maybe ``pred_masks``.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        gt_instances = self._gather_instances(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
+        _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
+        return {**detector_losses, **proposal_losses}
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, torch.Tensor]],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ):
+        """Predict.
+
+        Args:
+            batched_inputs: as in `forward`.
+            detected_instances: of every image, with ``pred_boxes`` and ``pred_classes``: only
+                what is missing is then predicted for these.
+            do_postprocess: bring the results to the sizes that the inputs ask for.
+
+        Returns:
+            as `forward`; without ``do_postprocess`` a list of `Instances` in the coordinates
+            of the network's input.
+        """
+        assert not self.training, "inference() needs the model in eval mode"
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        if detected_instances is None:
+            proposals, _ = self._propose(batched_inputs, images, features, None)
+            results, _ = self.roi_heads(images, features, proposals, None)
+        else:
+            detected_instances = [x.to(self.device) for x in detected_instances]
+            results = self.roi_heads.forward_with_given_boxes(features, detected_instances)
+        if not do_postprocess:
+            return results
+        return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
+
+    def _propose(self, batched_inputs, images, features, gt_instances):
+        """Proposals and their losses, generated or from the inputs."""
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, gt_instances)
+        assert "proposals" in batched_inputs[0], (
+            "The model has no proposal generator, so every input needs 'proposals'"
+        )
+        return [x["proposals"].to(self.device) for x in batched_inputs], {}
+
+    @staticmethod
+    def _postprocess(
+        instances: list[Instances],
+        batched_inputs: list[dict[str, torch.Tensor]],
+        image_sizes: list[tuple[int, int]],
+    ):
+        """Bring the detections to the wanted sizes, and wrap them as results."""
+        results = postprocess_instances(instances, batched_inputs, image_sizes)
+        return [{"instances": result} for result in results]
+
+
+@META_ARCH_REGISTRY.register()
+class ProposalNetwork(ImageModel):
+    """A model that ends with its proposals.
+
+    Args:
+        backbone: makes feature maps.
+        proposal_generator: makes proposals of them.
+        pixel_mean: of every channel, in the range of the images.
+        pixel_std: likewise.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: nn.Module,
+        pixel_mean: tuple[float],
+        pixel_std: tuple[float],
+    ):
+        super().__init__(backbone, pixel_mean, pixel_std)
+        self.proposal_generator = proposal_generator
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batched_inputs):
+        """Train or predict; inputs as of `GeneralizedRCNN`.
+
+        Returns:
+            in training the losses by name; else for each image ``{"proposals": Instances}``
+            with ``proposal_boxes`` and ``objectness_logits``.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        if "targets" in batched_inputs[0] and "instances" not in batched_inputs[0]:
+            log_first_n(
+                logging.WARN, "'targets' in the model inputs is now renamed to 'instances'!", n=10
+            )
+            batched_inputs = [x | {"instances": x["targets"]} for x in batched_inputs]
+        gt_instances = self._gather_instances(batched_inputs)
+        proposals, losses = self.proposal_generator(images, features, gt_instances)
+        # In training proposals are only made because the generator always makes them.
+        if self.training:
+            return losses
+        results = postprocess_instances(proposals, batched_inputs, images.image_sizes)
+        return [{"proposals": result} for result in results]

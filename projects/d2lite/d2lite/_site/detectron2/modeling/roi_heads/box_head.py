@@ -1,0 +1,97 @@
+"""Box heads: from pooled features to a vector for each box."""
+
+import math
+
+import torch
+from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.utils.registry import Registry
+
+__all__ = ["FastRCNNConvFCHead", "build_box_head", "ROI_BOX_HEAD_REGISTRY"]
+
+ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
+ROI_BOX_HEAD_REGISTRY.__doc__ = """
+Registry of box heads: callables of ``(cfg, input_shape: ShapeSpec)`` that return a module with an
+``output_shape``, which maps the pooled features of boxes to features for their predictions.
+"""
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class FastRCNNConvFCHead(nn.Sequential):
+    """Several 3x3 convolutions, then several linear layers, each followed by a ReLU.
+
+    Args:
+        input_shape: channels, height and width of the pooled features.
+        conv_dims: channels of the convolutions.
+        fc_dims: widths of the linear layers.
+        conv_norm: normalisation of the convolutions (see `get_norm`).
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, conv_dims, fc_dims, conv_norm=""):
+        super().__init__()
+        assert len(conv_dims) + len(fc_dims) > 0, "conv_dims and fc_dims are both empty"
+        self._output_size = (input_shape.channels, input_shape.height, input_shape.width)
+
+        self.conv_norm_relus = []
+        for k, conv_dim in enumerate(conv_dims, start=1):
+            conv = Conv2d(
+                self._output_size[0],
+                conv_dim,
+                kernel_size=3,
+                padding=1,
+                bias=not conv_norm,
+                norm=get_norm(conv_norm, conv_dim),
+                activation=nn.ReLU(),
+            )
+            self.add_module(f"conv{k}", conv)
+            self.conv_norm_relus.append(conv)
+            self._output_size = (conv_dim, self._output_size[1], self._output_size[2])
+
+        self.fcs = []
+        if fc_dims:
+            self.add_module("flatten", nn.Flatten())
+            self._output_size = math.prod(self._output_size)
+        for k, fc_dim in enumerate(fc_dims, start=1):
+            fc = nn.Linear(self._output_size, fc_dim)
+            self.add_module(f"fc{k}", fc)
+            self.add_module(f"fc_relu{k}", nn.ReLU())
+            self.fcs.append(fc)
+            self._output_size = fc_dim
+
+        for layer in self.conv_norm_relus:
+            c2_msra_fill(layer)
+        for layer in self.fcs:
+            c2_xavier_fill(layer)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        node = cfg.MODEL.ROI_BOX_HEAD
+        return {
+            "input_shape": input_shape,
+            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
+            "fc_dims": [node.FC_DIM] * node.NUM_FC,
+            "conv_norm": node.NORM,
+        }
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(x)
+        return x
+
+    @property
+    @torch.jit.unused
+    def output_shape(self) -> ShapeSpec:
+        """Shape of the features of one box; only channels where the head ends in linear layers."""
+        if isinstance(self._output_size, int):
+            return ShapeSpec(channels=self._output_size)
+        channels, height, width = self._output_size
+        return ShapeSpec(channels=channels, height=height, width=width)
+
+
+def build_box_head(cfg, input_shape):
+    """Build the box head named ``cfg.MODEL.ROI_BOX_HEAD.NAME``."""
+    return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)

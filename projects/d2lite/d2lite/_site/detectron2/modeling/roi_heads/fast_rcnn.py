@@ -1,0 +1,371 @@
+"""Classes and boxes of regions: losses and inference of Fast R-CNN."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, batched_nms, cat, nonzero_tuple
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
+
+from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
+
+__all__ = ["fast_rcnn_inference", "FastRCNNOutputLayers"]
+
+
+def fast_rcnn_inference(
+    boxes: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    image_shapes: list[tuple[int, int]],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_per_image: int,
+):
+    """Detections of every image: score threshold, NMS within each class, then the best.
+
+    Args:
+        boxes: of every image, (n, classes * 4), or (n, 4) if all classes share them.
+        scores: of every image, (n, classes + 1), the last one for background.
+        image_shapes: (height, width) of every image.
+        score_thresh: only scores above it.
+        nms_thresh: IoU above which the weaker of two boxes is dropped.
+        topk_per_image: how many to keep; negative for all.
+
+    Returns:
+        instances: of every image, with ``pred_boxes``, ``scores``, ``pred_classes``, best first;
+        indices: of every image, which of its n boxes each detection is.
+    """
+    results = [
+        fast_rcnn_inference_single_image(
+            boxes_i, scores_i, shape, score_thresh, nms_thresh, topk_per_image
+        )
+        for scores_i, boxes_i, shape in zip(scores, boxes, image_shapes, strict=True)
+    ]
+    return [instances for instances, _ in results], [indices for _, indices in results]
+
+
+def fast_rcnn_inference_single_image(
+    boxes,
+    scores,
+    image_shape: tuple[int, int],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_per_image: int,
+):
+    """`fast_rcnn_inference` for one image."""
+    finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
+    if not finite.all():
+        boxes, scores = boxes[finite], scores[finite]
+    scores = scores[:, :-1]
+    num_box_classes = boxes.shape[1] // 4
+    clipped = Boxes(boxes.reshape(-1, 4))
+    clipped.clip(image_shape)
+    boxes = clipped.tensor.view(-1, num_box_classes, 4)
+
+    candidates = scores > score_thresh
+    box_ids, class_ids = nonzero_tuple(candidates)
+    boxes = boxes[box_ids, 0] if num_box_classes == 1 else boxes[candidates]
+    scores = scores[candidates]
+    keep = batched_nms(boxes, scores, class_ids, nms_thresh)
+    if topk_per_image >= 0:
+        keep = keep[:topk_per_image]
+
+    result = Instances(image_shape)
+    result.pred_boxes = Boxes(boxes[keep])
+    result.scores = scores[keep]
+    result.pred_classes = class_ids[keep]
+    return result, box_ids[keep]
+
+
+def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
+    """Log accuracy over all boxes, and over foreground, and foreground called background."""
+    num_instances = gt_classes.numel()
+    if num_instances == 0:
+        return
+    pred_classes = pred_logits.argmax(dim=1)
+    background = pred_logits.shape[1] - 1
+    right = pred_classes == gt_classes
+    foreground = (gt_classes >= 0) & (gt_classes < background)
+    num_foreground = foreground.sum().item()
+
+    storage = get_event_storage()
+    storage.put_scalar(f"{prefix}/cls_accuracy", right.sum().item() / num_instances)
+    if num_foreground > 0:
+        fg_right = (right & foreground).sum().item()
+        missed = ((pred_classes == background) & foreground).sum().item()
+        storage.put_scalar(f"{prefix}/fg_cls_accuracy", fg_right / num_foreground)
+        storage.put_scalar(f"{prefix}/false_negative", missed / num_foreground)
+
+
+def _fed_loss_cls_weights(dataset_names, freq_weight_power):
+    """Class weights from the frequencies in the metadata of the training data."""
+    # Only LVIS-like data has frequencies: it isn't asked for unless the federated loss is.
+    from detectron2.data.detection_utils import get_fed_loss_cls_weights
+
+    return get_fed_loss_cls_weights(dataset_names, freq_weight_power)
+
+
+class FastRCNNOutputLayers(nn.Module):
+    """Two linear layers on the features of a box: scores of classes, and deltas of boxes.
+
+    Args:
+        input_shape: shape, or number, of the features.
+        box2box_transform: encoding of the deltas.
+        num_classes: number of foreground classes K.
+        test_score_thresh: see `fast_rcnn_inference`.
+        test_nms_thresh: likewise.
+        test_topk_per_image: likewise.
+        cls_agnostic_bbox_reg: one box for all classes.
+        smooth_l1_beta: 0 is plain L1.
+        box_reg_loss_type: ``"smooth_l1"``, ``"giou"``, ``"diou"`` or ``"ciou"``.
+        loss_weight: of both losses, or by name: ``loss_cls``, ``loss_box_reg``.
+        use_fed_loss: federated loss: negatives only from a sample of the classes
+            (https://arxiv.org/abs/2103.07461); needs ``use_sigmoid_ce``.
+        use_sigmoid_ce: a sigmoid for each class in place of the softmax.
+        get_fed_loss_cls_weights: gives (K,) weights with which classes are drawn.
+        fed_loss_num_classes: classes in each sample.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        box2box_transform,
+        num_classes: int,
+        test_score_thresh: float = 0.0,
+        test_nms_thresh: float = 0.5,
+        test_topk_per_image: int = 100,
+        cls_agnostic_bbox_reg: bool = False,
+        smooth_l1_beta: float = 0.0,
+        box_reg_loss_type: str = "smooth_l1",
+        loss_weight: float | dict[str, float] = 1.0,
+        use_fed_loss: bool = False,
+        use_sigmoid_ce: bool = False,
+        get_fed_loss_cls_weights: Callable | None = None,
+        fed_loss_num_classes: int = 50,
+    ):
+        super().__init__()
+        if isinstance(input_shape, int):
+            input_shape = ShapeSpec(channels=input_shape)
+        self.num_classes = num_classes
+        input_size = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        self.cls_score = nn.Linear(input_size, num_classes + 1)
+        num_box_classes = 1 if cls_agnostic_bbox_reg else num_classes
+        box_dim = len(box2box_transform.weights)
+        self.bbox_pred = nn.Linear(input_size, num_box_classes * box_dim)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        for layer in (self.cls_score, self.bbox_pred):
+            nn.init.constant_(layer.bias, 0)
+
+        self.box2box_transform = box2box_transform
+        self.smooth_l1_beta = smooth_l1_beta
+        self.test_score_thresh = test_score_thresh
+        self.test_nms_thresh = test_nms_thresh
+        self.test_topk_per_image = test_topk_per_image
+        self.box_reg_loss_type = box_reg_loss_type
+        if isinstance(loss_weight, (int, float)):
+            loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
+        self.loss_weight = loss_weight
+        self.use_fed_loss = use_fed_loss
+        self.use_sigmoid_ce = use_sigmoid_ce
+        self.fed_loss_num_classes = fed_loss_num_classes
+        if use_fed_loss:
+            assert use_sigmoid_ce, "Please use sigmoid cross entropy loss with federated loss"
+            weights = get_fed_loss_cls_weights()
+            assert len(weights) == num_classes, (
+                "Please check the provided fed_loss_cls_weights. Their size should match "
+                f"num_classes: {len(weights)}, {num_classes}"
+            )
+            self.register_buffer("fed_loss_cls_weights", weights)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        heads, box_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        return {
+            "input_shape": input_shape,
+            "box2box_transform": Box2BoxTransform(weights=box_head.BBOX_REG_WEIGHTS),
+            "num_classes": heads.NUM_CLASSES,
+            "test_score_thresh": heads.SCORE_THRESH_TEST,
+            "test_nms_thresh": heads.NMS_THRESH_TEST,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "cls_agnostic_bbox_reg": box_head.CLS_AGNOSTIC_BBOX_REG,
+            "smooth_l1_beta": box_head.SMOOTH_L1_BETA,
+            "box_reg_loss_type": box_head.BBOX_REG_LOSS_TYPE,
+            "loss_weight": {"loss_box_reg": box_head.BBOX_REG_LOSS_WEIGHT},
+            "use_fed_loss": box_head.USE_FED_LOSS,
+            "use_sigmoid_ce": box_head.USE_SIGMOID_CE,
+            "get_fed_loss_cls_weights": partial(
+                _fed_loss_cls_weights,
+                cfg.DATASETS.TRAIN,
+                box_head.FED_LOSS_FREQ_WEIGHT_POWER,
+            ),
+            "fed_loss_num_classes": box_head.FED_LOSS_NUM_CLASSES,
+        }
+
+    def forward(self, x):
+        """Scores (N, K + 1), background last, and deltas (N, K * 4 or 4), of features (N, ...)."""
+        if x.dim() > 2:
+            x = torch.flatten(x, start_dim=1)
+        return self.cls_score(x), self.bbox_pred(x)
+
+    def losses(self, predictions, proposals):
+        """Losses by name.
+
+        Args:
+            predictions: what `forward` returned.
+            proposals: of every image, with ``proposal_boxes``, ``gt_boxes`` and ``gt_classes``;
+                K there means background.
+        """
+        scores, proposal_deltas = predictions
+        if proposals:
+            gt_classes = cat([p.gt_classes for p in proposals])
+            proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
+            assert not proposal_boxes.requires_grad, "Proposals should not require gradients!"
+            # Images without ground truth hold background only: any box will do for them.
+            gt_boxes = cat(
+                [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
+            )
+        else:
+            gt_classes = torch.empty(0, dtype=torch.int64, device=scores.device)
+            proposal_boxes = gt_boxes = proposal_deltas.new_empty((0, 4))
+        _log_classification_stats(scores, gt_classes)
+
+        if self.use_sigmoid_ce:
+            loss_cls = self.sigmoid_cross_entropy_loss(scores, gt_classes)
+        elif gt_classes.numel() == 0:
+            loss_cls = scores.sum() * 0.0
+        else:
+            loss_cls = F.cross_entropy(scores, gt_classes, reduction="mean")
+        losses = {
+            "loss_cls": loss_cls,
+            "loss_box_reg": self.box_reg_loss(
+                proposal_boxes, gt_boxes, proposal_deltas, gt_classes
+            ),
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def get_fed_loss_classes(self, gt_classes, num_fed_loss_classes, num_classes, weight):
+        """All classes of the ground truth, filled up with drawn ones.
+
+        Args:
+            gt_classes: (N,), may hold background.
+            num_fed_loss_classes: how many classes to return, unless there are more in the
+                ground truth.
+            num_classes: number of foreground classes K.
+            weight: (K,), with which the others are drawn.
+
+        Returns:
+            indices of distinct classes.
+        """
+        present = torch.unique(gt_classes)
+        missing = num_fed_loss_classes - len(present)
+        if missing <= 0:
+            return present
+        chances = present.new_zeros(num_classes + 1, dtype=torch.float32)
+        chances[:num_classes] = weight.float()
+        chances[present] = 0
+        drawn = torch.multinomial(chances, missing, replacement=False)
+        return torch.cat([present, drawn])
+
+    def sigmoid_cross_entropy_loss(self, pred_class_logits, gt_classes):
+        """Binary cross entropy of each class, summed over classes and averaged over boxes."""
+        if pred_class_logits.numel() == 0:
+            return pred_class_logits.new_zeros([1])[0]
+        num_boxes, num_classes = pred_class_logits.shape[0], pred_class_logits.shape[1] - 1
+        target = F.one_hot(gt_classes, num_classes + 1)[:, :-1].to(pred_class_logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(
+            pred_class_logits[:, :-1], target, reduction="none"
+        )
+        if self.use_fed_loss:
+            sampled = self.get_fed_loss_classes(
+                gt_classes,
+                num_fed_loss_classes=self.fed_loss_num_classes,
+                num_classes=num_classes,
+                weight=self.fed_loss_cls_weights,
+            )
+            weight = pred_class_logits.new_zeros(num_classes + 1)
+            weight[sampled] = 1
+            loss = loss * weight[:-1]
+        return loss.sum() / num_boxes
+
+    def box_reg_loss(self, proposal_boxes, gt_boxes, pred_deltas, gt_classes):
+        """Box loss of the foreground, divided by the number of all boxes.
+
+        Every foreground box so counts the same, however many there are in its image.
+
+        Args:
+            proposal_boxes: (N, 4).
+            gt_boxes: (N, 4).
+            pred_deltas: (N, 4 or K * 4).
+            gt_classes: (N,).
+        """
+        box_dim = proposal_boxes.shape[1]
+        foreground = nonzero_tuple((gt_classes >= 0) & (gt_classes < self.num_classes))[0]
+        if pred_deltas.shape[1] == box_dim:
+            fg_deltas = pred_deltas[foreground]
+        else:
+            by_class = pred_deltas.view(-1, self.num_classes, box_dim)
+            fg_deltas = by_class[foreground, gt_classes[foreground]]
+        loss = _dense_box_regression_loss(
+            [proposal_boxes[foreground]],
+            self.box2box_transform,
+            [fg_deltas.unsqueeze(0)],
+            [gt_boxes[foreground]],
+            ...,
+            self.box_reg_loss_type,
+            self.smooth_l1_beta,
+        )
+        return loss / max(gt_classes.numel(), 1.0)
+
+    def inference(self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]):
+        """Detections of every image, as `fast_rcnn_inference` returns them."""
+        return fast_rcnn_inference(
+            self.predict_boxes(predictions, proposals),
+            self.predict_probs(predictions, proposals),
+            [x.image_size for x in proposals],
+            self.test_score_thresh,
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )
+
+    def predict_boxes_for_gt_classes(self, predictions, proposals):
+        """Boxes (n, 4) of every image, predicted for the classes of the ground truth.
+
+        Background gets the box of some class.
+        """
+        if not proposals:
+            return []
+        boxes = self._decode(predictions, proposals)
+        box_dim = proposals[0].proposal_boxes.tensor.shape[1]
+        num_box_classes = boxes.shape[1] // box_dim
+        if num_box_classes > 1:
+            classes = torch.cat([p.gt_classes for p in proposals]).clamp(0, num_box_classes - 1)
+            rows = torch.arange(len(boxes), device=boxes.device)
+            boxes = boxes.view(-1, num_box_classes, box_dim)[rows, classes]
+        return boxes.split([len(p) for p in proposals])
+
+    def predict_boxes(
+        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
+    ):
+        """Boxes (n, K * 4 or 4) of every image."""
+        if not proposals:
+            return []
+        return self._decode(predictions, proposals).split([len(p) for p in proposals])
+
+    def predict_probs(
+        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
+    ):
+        """Probabilities (n, K + 1) of every image; the last column is background."""
+        scores = predictions[0]
+        probs = scores.sigmoid() if self.use_sigmoid_ce else F.softmax(scores, dim=-1)
+        return probs.split([len(p) for p in proposals], dim=0)
+
+    def _decode(self, predictions, proposals):
+        proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
+        return self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)

@@ -1,0 +1,346 @@
+"""Heads on regions of interest: sampling, box branch and mask branch."""
+
+import inspect
+
+import torch
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, nonzero_tuple
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.registry import Registry
+
+from ..matcher import Matcher
+from ..poolers import ROIPooler
+from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from ..sampling import subsample_labels
+from .box_head import build_box_head
+from .fast_rcnn import FastRCNNOutputLayers
+from .mask_head import build_mask_head
+
+ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
+ROI_HEADS_REGISTRY.__doc__ = """
+Registry of sets of heads: callables of ``(cfg, input_shape: dict[str, ShapeSpec])`` that return
+`ROIHeads`.
+"""
+
+
+def build_roi_heads(cfg, input_shape):
+    """Build the heads named ``cfg.MODEL.ROI_HEADS.NAME``."""
+    return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+
+
+def select_foreground_proposals(
+    proposals: list[Instances], bg_label: int
+) -> tuple[list[Instances], list[torch.Tensor]]:
+    """Keep proposals whose ``gt_classes`` is neither -1 nor ``bg_label``.
+
+    Returns:
+        the foreground of every image, and the masks over the given proposals that chose it.
+    """
+    assert isinstance(proposals, (list, tuple))
+    assert all(isinstance(p, Instances) and p.has("gt_classes") for p in proposals), (
+        "proposals must be Instances with gt_classes"
+    )
+    masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
+    foreground = [p[nonzero_tuple(m)[0]] for p, m in zip(proposals, masks, strict=True)]
+    return foreground, masks
+
+
+class ROIHeads(nn.Module):
+    """Base of heads that work on regions: matches and samples proposals for training.
+
+    Args:
+        num_classes: number of foreground classes.
+        batch_size_per_image: proposals of each image in the losses.
+        positive_fraction: largest part of foreground among them, 0..1.
+        proposal_matcher: labels proposals 1 (foreground), 0 (background), -1 (ignored).
+        proposal_append_gt: add the ground-truth boxes to the proposals in training.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes,
+        batch_size_per_image,
+        positive_fraction,
+        proposal_matcher,
+        proposal_append_gt=True,
+    ):
+        super().__init__()
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.num_classes = num_classes
+        self.proposal_matcher = proposal_matcher
+        self.proposal_append_gt = proposal_append_gt
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.ROI_HEADS
+        return {
+            "num_classes": node.NUM_CLASSES,
+            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": node.POSITIVE_FRACTION,
+            "proposal_matcher": Matcher(
+                node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=False
+            ),
+            "proposal_append_gt": node.PROPOSAL_APPEND_GT,
+        }
+
+    def _sample_proposals(
+        self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw proposals of one image, foreground first.
+
+        Args:
+            matched_idxs: (n,), index of each proposal's ground truth.
+            matched_labels: (n,), the matcher's labels.
+            gt_classes: (m,), of the ground truth.
+
+        Returns:
+            indices of the drawn proposals, and their classes: ``num_classes`` is background,
+            -1 ignored (never drawn).
+        """
+        if gt_classes.numel() > 0:
+            classes = gt_classes[matched_idxs]
+            classes[matched_labels == 0] = self.num_classes
+            classes[matched_labels == -1] = -1
+        else:
+            classes = torch.full_like(matched_idxs, self.num_classes)
+        foreground, background = subsample_labels(
+            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        )
+        sampled = torch.cat([foreground, background], dim=0)
+        return sampled, classes[sampled]
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """Give proposals their ground truth, and draw those to train on.
+
+        Args:
+            proposals: of every image, with ``proposal_boxes``, ``objectness_logits``.
+            targets: of every image, with ``gt_boxes``, ``gt_classes`` and maybe more ``gt_*``.
+
+        Returns:
+            drawn proposals of every image, with ``gt_classes`` and, where the image has ground
+            truth, all its other ``gt_*`` fields; these mean nothing for background.
+        """
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
+        samples, num_fg, num_bg = [], [], []
+        for proposals_i, targets_i in zip(proposals, targets, strict=True):
+            quality = pairwise_iou(targets_i.gt_boxes, proposals_i.proposal_boxes)
+            matched_idxs, matched_labels = self.proposal_matcher(quality)
+            sampled, gt_classes = self._sample_proposals(
+                matched_idxs, matched_labels, targets_i.gt_classes
+            )
+            sample = proposals_i[sampled]
+            sample.gt_classes = gt_classes
+            if len(targets_i) > 0:
+                # Indexed after sampling: masks of all proposals would be too large.
+                sampled_targets = matched_idxs[sampled]
+                for name, value in targets_i.get_fields().items():
+                    if name.startswith("gt_") and not sample.has(name):
+                        sample.set(name, value[sampled_targets])
+            samples.append(sample)
+            num_bg.append((gt_classes == self.num_classes).sum().item())
+            num_fg.append(gt_classes.numel() - num_bg[-1])
+
+        if samples:
+            storage = get_event_storage()
+            storage.put_scalar("roi_head/num_fg_samples", sum(num_fg) / len(num_fg))
+            storage.put_scalar("roi_head/num_bg_samples", sum(num_bg) / len(num_bg))
+        return samples
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """Look at the proposals.
+
+        Args:
+            images: the network's input.
+            features: feature maps by name.
+            proposals: of every image, with ``proposal_boxes``.
+            targets: ground truth of every image, in training.
+
+        Returns:
+            in training the drawn proposals and the losses, else the detections and ``{}``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define forward()")
+
+
+@ROI_HEADS_REGISTRY.register()
+class StandardROIHeads(ROIHeads):
+    """Box branch and, if wanted, mask branch, each with pooling and a head of its own.
+
+    Args:
+        box_in_features: names of the feature maps of the box branch.
+        box_pooler: see `ROIPooler`.
+        box_head: makes features of the predictor.
+        box_predictor: module like `FastRCNNOutputLayers`.
+        mask_in_features: like ``box_in_features``; None for no masks.
+        mask_pooler: None hands the feature maps themselves to the mask head.
+        mask_head: module like `BaseMaskRCNNHead`.
+        keypoint_in_features: must be None, as the two that follow; Detectron2 has keypoints.
+        keypoint_pooler: see there.
+        keypoint_head: see there.
+        train_on_pred_boxes: train the mask branch on the boxes that the box branch predicts,
+            not on the proposals.
+        kwargs: arguments of `ROIHeads`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box_in_features: list[str],
+        box_pooler: ROIPooler,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        mask_in_features: list[str] | None = None,
+        mask_pooler: ROIPooler | None = None,
+        mask_head: nn.Module | None = None,
+        keypoint_in_features: list[str] | None = None,
+        keypoint_pooler: ROIPooler | None = None,
+        keypoint_head: nn.Module | None = None,
+        train_on_pred_boxes: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if (keypoint_in_features, keypoint_pooler, keypoint_head) != (None, None, None):
+            raise NotImplementedError(
+                "Keypoint heads are not part of d2lite; install detectron2, which has them"
+            )
+        self.in_features = self.box_in_features = box_in_features
+        self.box_pooler = box_pooler
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.mask_on = mask_in_features is not None
+        if self.mask_on:
+            self.mask_in_features = mask_in_features
+            self.mask_pooler = mask_pooler
+            self.mask_head = mask_head
+        self.keypoint_on = False
+        self.train_on_pred_boxes = train_on_pred_boxes
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg)
+        ret["train_on_pred_boxes"] = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
+        if cfg.MODEL.KEYPOINT_ON:
+            raise NotImplementedError(
+                "MODEL.KEYPOINT_ON is True, but keypoints are not part of d2lite; install "
+                "detectron2, which has them"
+            )
+        # Old subclasses build their heads in methods of the object, not of the class.
+        for init in (cls._init_box_head, cls._init_mask_head):
+            if inspect.ismethod(init):
+                ret.update(init(cfg, input_shape))
+        return ret
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape):
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        pooler, shape = _build_pooler(cfg.MODEL.ROI_BOX_HEAD, in_features, input_shape)
+        box_head = build_box_head(cfg, shape)
+        return {
+            "box_in_features": in_features,
+            "box_pooler": pooler,
+            "box_head": box_head,
+            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg, input_shape):
+        if not cfg.MODEL.MASK_ON:
+            return {}
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE:
+            pooler, shape = _build_pooler(cfg.MODEL.ROI_MASK_HEAD, in_features, input_shape)
+        else:
+            pooler, shape = None, {f: input_shape[f] for f in in_features}
+        return {
+            "mask_in_features": in_features,
+            "mask_pooler": pooler,
+            "mask_head": build_mask_head(cfg, shape),
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """See `ROIHeads.forward`."""
+        if not self.training:
+            instances = self._forward_box(features, proposals)
+            return self.forward_with_given_boxes(features, instances), {}
+        assert targets is not None, "'targets' argument is required during training"
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals)
+        # With train_on_pred_boxes the proposals now hold the boxes that were predicted.
+        losses.update(self._forward_mask(features, proposals))
+        return proposals, losses
+
+    def forward_with_given_boxes(
+        self, features: dict[str, torch.Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Predict whatever else there is for given ``pred_boxes`` and ``pred_classes``."""
+        assert not self.training, "forward_with_given_boxes is for inference"
+        assert instances[0].has("pred_boxes") and instances[0].has("pred_classes"), (
+            "instances need pred_boxes and pred_classes"
+        )
+        return self._forward_mask(features, instances)
+
+    def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]):
+        """Losses of the box branch in training, else its detections."""
+        maps = [features[f] for f in self.box_in_features]
+        box_features = self.box_pooler(maps, [x.proposal_boxes for x in proposals])
+        predictions = self.box_predictor(self.box_head(box_features))
+        if not self.training:
+            instances, _ = self.box_predictor.inference(predictions, proposals)
+            return instances
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.train_on_pred_boxes:
+            with torch.no_grad():
+                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+                for proposals_i, boxes_i in zip(proposals, boxes, strict=True):
+                    proposals_i.proposal_boxes = Boxes(boxes_i)
+        return losses
+
+    def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
+        """Losses of the mask branch in training, else instances with ``pred_masks``."""
+        if not self.mask_on:
+            return {} if self.training else instances
+        if self.training:
+            instances, _ = select_foreground_proposals(instances, self.num_classes)
+        if self.mask_pooler is None:
+            features = {f: features[f] for f in self.mask_in_features}
+        else:
+            maps = [features[f] for f in self.mask_in_features]
+            boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
+            features = self.mask_pooler(maps, boxes)
+        return self.mask_head(features, instances)
+
+
+def _build_pooler(node, in_features, input_shape):
+    """Pooler of a head's config node, and the shape of what it gives."""
+    channels = {input_shape[f].channels for f in in_features}
+    assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
+    resolution = node.POOLER_RESOLUTION
+    pooler = ROIPooler(
+        output_size=resolution,
+        scales=tuple(1.0 / input_shape[f].stride for f in in_features),
+        sampling_ratio=node.POOLER_SAMPLING_RATIO,
+        pooler_type=node.POOLER_TYPE,
+    )
+    return pooler, ShapeSpec(channels=channels.pop(), height=resolution, width=resolution)

@@ -1,0 +1,218 @@
+"""Prediction on several versions of an image, merged."""
+
+import copy
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.config import configurable
+from detectron2.data.detection_utils import read_image
+from detectron2.data.transforms import (
+    HFlipTransform,
+    NoOpTransform,
+    RandomFlip,
+    ResizeShortestEdge,
+    ResizeTransform,
+    apply_augmentations,
+)
+from detectron2.structures import Boxes, Instances
+
+from .meta_arch import GeneralizedRCNN
+from .postprocessing import detector_postprocess
+from .roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+
+__all__ = ["DatasetMapperTTA", "GeneralizedRCNNWithTTA"]
+
+
+class DatasetMapperTTA:
+    """Makes an input in several sizes, and mirrored.
+
+    Args:
+        min_sizes: lengths of the shorter side, in pixels.
+        max_size: limit of the longer side.
+        flip: also mirror each of them.
+    """
+
+    @configurable
+    def __init__(self, min_sizes: list[int], max_size: int, flip: bool):
+        self.min_sizes = min_sizes
+        self.max_size = max_size
+        self.flip = flip
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.TEST.AUG
+        return {"min_sizes": node.MIN_SIZES, "max_size": node.MAX_SIZE, "flip": node.FLIP}
+
+    def __call__(self, dataset_dict):
+        """Augment one input of the model, with ``image`` (C, H, W), ``height`` and ``width``.
+
+        Returns:
+            a list of inputs like it, each with ``transforms`` too: those that lead from an
+            image of the size (height, width) to its own.
+        """
+        image = dataset_dict["image"].permute(1, 2, 0).numpy()
+        size, original_size = image.shape[:2], (dataset_dict["height"], dataset_dict["width"])
+        # The image may have been resized by the mapper before this one.
+        before = (
+            NoOpTransform() if size == original_size else ResizeTransform(*original_size, *size)
+        )
+        results = []
+        for min_size in self.min_sizes:
+            resize = ResizeShortestEdge(min_size, self.max_size)
+            recipes = [[resize]]
+            if self.flip:
+                recipes.append([resize, RandomFlip(prob=1.0)])
+            for recipe in recipes:
+                new_image, transforms = apply_augmentations(recipe, np.copy(image))
+                result = copy.deepcopy(dataset_dict)
+                result["transforms"] = before + transforms
+                result["image"] = _to_tensor(new_image)
+                results.append(result)
+        return results
+
+
+def _to_tensor(image):
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class GeneralizedRCNNWithTTA(nn.Module):
+    """A `GeneralizedRCNN` with test-time augmentation, in place of its ``__call__``.
+
+    Boxes of all versions are collected and merged by NMS; masks of the merged boxes are
+    predicted on all versions and averaged.
+
+    Args:
+        cfg: yacs config of the model.
+        model: `GeneralizedRCNN`, or one inside DistributedDataParallel.
+        tta_mapper: makes the versions; by default `DatasetMapperTTA` of ``cfg``.
+        batch_size: how many versions go through the model at once.
+    """
+
+    def __init__(self, cfg, model, tta_mapper=None, batch_size=3):
+        super().__init__()
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        assert isinstance(model, GeneralizedRCNN), (
+            f"TTA is only supported on GeneralizedRCNN. Got a model of type {type(model)}"
+        )
+        self.cfg = cfg.clone()
+        assert not self.cfg.MODEL.KEYPOINT_ON, "TTA for keypoint is not supported yet"
+        assert not self.cfg.MODEL.LOAD_PROPOSALS, "TTA for pre-computed proposals is not supported"
+        self.model = model
+        self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
+        self.batch_size = batch_size
+
+    def __call__(self, batched_inputs):
+        """Predict, as `GeneralizedRCNN.forward` does in inference.
+
+        Inputs may name their image by ``file_name`` instead of holding it.
+        """
+        return [self._inference_one_image(self._with_image(x)) for x in batched_inputs]
+
+    def _with_image(self, inputs):
+        """A copy of an input, with its image read and its original size known."""
+        inputs = copy.copy(inputs)
+        if "image" not in inputs:
+            inputs["image"] = _to_tensor(
+                read_image(inputs.pop("file_name"), self.model.input_format)
+            )
+        if "height" not in inputs and "width" not in inputs:
+            inputs["height"], inputs["width"] = inputs["image"].shape[1:]
+        return inputs
+
+    @contextmanager
+    def _turn_off_roi_heads(self, attrs):
+        """Set attributes of ``model.roi_heads`` to False for a while, those that it has."""
+        heads = self.model.roi_heads
+        before = {a: getattr(heads, a) for a in attrs if getattr(heads, a, None) is not None}
+        try:
+            for name in before:
+                setattr(heads, name, False)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(heads, name, value)
+
+    def _batch_inference(self, batched_inputs, detected_instances=None):
+        """Results of all inputs, in batches, without post-processing."""
+        outputs = []
+        for start in range(0, len(batched_inputs), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            given = None if detected_instances is None else detected_instances[part]
+            outputs += self.model.inference(batched_inputs[part], given, do_postprocess=False)
+        return outputs
+
+    def _inference_one_image(self, inputs):
+        """Result of one input with ``image``, ``height`` and ``width``."""
+        size = (inputs["height"], inputs["width"])
+        augmented_inputs, transforms = self._get_augmented_inputs(inputs)
+        # Masks are only wanted for the boxes that survive
+        with self._turn_off_roi_heads(["mask_on", "keypoint_on"]):
+            boxes, scores, classes = self._get_augmented_boxes(augmented_inputs, transforms)
+        merged = self._merge_detections(boxes, scores, classes, size)
+        if self.cfg.MODEL.MASK_ON:
+            instances = self._rescale_detected_boxes(augmented_inputs, merged, transforms)
+            outputs = self._batch_inference(augmented_inputs, instances)
+            merged.pred_masks = self._reduce_pred_masks(outputs, transforms)
+            merged = detector_postprocess(merged, *size)
+        return {"instances": merged}
+
+    def _get_augmented_inputs(self, inputs):
+        """Versions of an input, and the transforms that made them."""
+        augmented_inputs = self.tta_mapper(inputs)
+        return augmented_inputs, [x.pop("transforms") for x in augmented_inputs]
+
+    def _get_augmented_boxes(self, augmented_inputs, transforms):
+        """Boxes of all versions in the original coordinates, their scores and classes."""
+        outputs = self._batch_inference(augmented_inputs)
+        boxes = []
+        for output, transform in zip(outputs, transforms, strict=True):
+            found = output.pred_boxes.tensor
+            original = transform.inverse().apply_box(found.cpu().numpy())
+            boxes.append(torch.from_numpy(original).to(found.device))
+        scores = torch.cat([output.scores for output in outputs])
+        return torch.cat(boxes), scores, torch.cat([output.pred_classes for output in outputs])
+
+    def _merge_detections(self, all_boxes, all_scores, all_classes, shape_hw):
+        """NMS over the detections of all versions."""
+        num_classes = self.cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        # Class scores as the box branch would give them, one class for each box
+        scores = torch.zeros(len(all_boxes), num_classes + 1, device=all_boxes.device)
+        scores[torch.arange(len(all_boxes)), all_classes] = all_scores
+        merged, _ = fast_rcnn_inference_single_image(
+            all_boxes,
+            scores,
+            shape_hw,
+            1e-8,
+            self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            self.cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+        return merged
+
+    def _rescale_detected_boxes(self, augmented_inputs, merged_instances, transforms):
+        """The merged instances in the coordinates of every version."""
+        instances = []
+        for inputs, transform in zip(augmented_inputs, transforms, strict=True):
+            found = merged_instances.pred_boxes.tensor
+            boxes = torch.from_numpy(transform.apply_box(found.cpu().numpy())).to(found.device)
+            instances.append(
+                Instances(
+                    image_size=inputs["image"].shape[1:3],
+                    pred_boxes=Boxes(boxes),
+                    pred_classes=merged_instances.pred_classes,
+                    scores=merged_instances.scores,
+                )
+            )
+        return instances
+
+    def _reduce_pred_masks(self, outputs, transforms):
+        """Mean of the masks (N, 1, M, M) of all versions, mirrored ones turned back."""
+        masks = []
+        for output, transform in zip(outputs, transforms, strict=True):
+            mirrored = any(isinstance(t, HFlipTransform) for t in transform.transforms)
+            masks.append(output.pred_masks.flip(dims=[3]) if mirrored else output.pred_masks)
+        return torch.stack(masks).mean(dim=0)
