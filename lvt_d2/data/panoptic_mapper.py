@@ -202,19 +202,24 @@ class PanopticMapper:
         self, targets: _Targets, codes: np.ndarray, transforms: T.Transform
     ) -> Instances:
         wanted = segment_codes(len(targets.ids))[targets.things]
-        codes = np.ascontiguousarray(codes)
-        masks = BitMasks(torch.from_numpy(codes == wanted.astype(codes.dtype)[:, None, None]))
-        if self.box_source == "masks" or not len(wanted):
-            boxes = masks.get_bounding_boxes()
-        else:
-            boxes = Boxes(torch.from_numpy(transforms.apply_box(targets.boxes)).float())
-            boxes.clip(codes.shape)
-        instances = Instances(tuple(codes.shape))
-        instances.gt_boxes = boxes
-        instances.gt_classes = torch.from_numpy(targets.classes)
-        instances.gt_masks = masks
         # A crop may leave nothing of a thing: it can't be learnt from.
-        return instances[boxes.nonempty() & masks.nonempty()]
+        pixels = np.bincount(_as_index(codes).ravel(), minlength=wanted.max(initial=0) + 1)
+        kept = pixels[wanted] > 0
+        boxes = Boxes(np.zeros((0, 4)))
+        if kept.any() and self.box_source == "json":
+            boxes = Boxes(torch.from_numpy(transforms.apply_box(targets.boxes[kept])))
+            boxes.clip(codes.shape)
+            solid = boxes.nonempty()
+            boxes = boxes[solid]
+            kept[kept] = solid.numpy()
+        codes = np.ascontiguousarray(codes)
+        wanted = wanted[kept].astype(codes.dtype)
+        masks = BitMasks(torch.from_numpy(codes == wanted[:, None, None]))
+        instances = Instances(tuple(codes.shape))
+        instances.gt_boxes = boxes if self.box_source == "json" else masks.get_bounding_boxes()
+        instances.gt_classes = torch.from_numpy(targets.classes[kept])
+        instances.gt_masks = masks
+        return instances
 
 
 def _as_index(codes: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def resize_nearest(labels: np.ndarray, new_h: int, new_w: int) -> np.ndarray:
     height, width = labels.shape[:2]
     rows = np.minimum(np.arange(new_h) * (1 / (new_h / height)), height - 1).astype(np.int64)
     columns = np.minimum(np.arange(new_w) * (1 / (new_w / width)), width - 1).astype(np.int64)
-    return labels[rows[:, None], columns]
+    return labels[:, columns][rows]
 
 
 class BilinearResizeTransform(Transform):

@@ -21,7 +21,8 @@ def test_a_good_set(tiny, full, workers):
 
 
 def _truncate(path):
-    path.write_bytes(path.read_bytes()[:-20])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
 
 
 def _swap_ids(tiny):
@@ -34,7 +35,7 @@ QUICK = {
     "image missing": (lambda t: (t.images / "4.jpg").unlink(), r"4\.jpg: missing"),
     "png missing": (lambda t: (t.pngs / "4.png").unlink(), r"4\.png: missing"),
     "image truncated": (lambda t: _truncate(t.images / "4.jpg"), r"4\.jpg: can't be decoded"),
-    "png truncated": (lambda t: _truncate(t.pngs / "4.png"), r"4\.png: can't be decoded"),
+    "png truncated": (lambda t: _truncate(t.pngs / "4.png"), r"4\.png.* can't be decoded"),
     "no image": (lambda t: (t.images / "4.jpg").write_text("x"), r"4\.jpg: can't be decoded"),
     "image size": (
         lambda t: Image.new("RGB", (9, 40)).save(t.images / "4.jpg"),

@@ -1,67 +1,76 @@
 """The command line of datasets/check.py; what it finds is tested in data_pipeline/test_check.py."""
 
-import os
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parents[2] / "datasets"
 
 
-def run(script, *arguments, **env):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "datasets" / script), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env},
-    )
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(f"datasets_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check = load_script("check")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root")
-    made = run("make_shapes.py", "--output", str(folder), "--train", "3", "--val", "2")
-    assert made.returncode == 0, made.stderr
-    assert "shapes/annotations/panoptic_val.json: 2 images of 160x160 pixels" in made.stdout
+    load_script("make_shapes").main(["--output", str(folder), "--train", "3", "--val", "2"])
     return folder
 
 
-def test_good_set(root):
-    result = run("check.py", "shapes", "--full", "--workers", "1", DETECTRON2_DATASETS=str(root))
-    assert result.returncode == 0, result.stdout
-    assert "[ok] shapes train: 3 images decoded, 0 problems" in result.stdout
-    assert "All is well" in result.stdout
+def run(*arguments):
+    return check.main([*map(str, arguments), "--workers", "1"])
 
 
-def test_paths_and_broken_files(root):
+def test_good_set(root, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    assert run("shapes", "--full") == 0
+    printed = capsys.readouterr().out
+    assert "[ok] shapes train: 3 images decoded, 0 problems" in printed
+    assert "All is well" in printed
+
+
+def test_paths_and_broken_files(root, capsys):
     shapes = root / "shapes"
-    result = run("check.py", str(shapes), "--workers", "1")
-    assert result.returncode == 0, result.stdout
-    assert "panoptic_train.json: 3 images looked at" in result.stdout
+    assert run(shapes) == 0
+    assert "panoptic_train.json: 3 images looked at" in capsys.readouterr().out
 
     image = next((shapes / "val").iterdir())
     content = image.read_bytes()
     image.write_bytes(content[:300])
-    options = ("--images", str(shapes / "val"), "--workers", "1")
-    result = run("check.py", str(shapes / "annotations/panoptic_val.json"), *options)
+    json_path = shapes / "annotations/panoptic_val.json"
+    assert run(json_path, "--images", shapes / "val") == 1
     image.write_bytes(content)
-    assert result.returncode == 1
-    assert f"{image}: can't be decoded" in result.stdout
-    assert "1 of 1 sets have problems" in result.stdout
+    printed = capsys.readouterr().out
+    assert f"{image}: can't be decoded" in printed
+    assert "1 of 1 sets have problems" in printed
 
 
-def test_missing_sets(tmp_path):
-    result = run("check.py", "coco", "coco_sample", DETECTRON2_DATASETS=str(tmp_path))
-    assert result.returncode == 1
-    assert f"{tmp_path}/coco/train2017: this folder is missing" in result.stdout
-    assert "annotations/panoptic_val2017.json does not exist" in result.stdout
-    assert "[absent] coco test-dev" in result.stdout
-    assert "datasets/README.md" in result.stdout
+def test_long_lists_are_cut(root, capsys):
+    options = ("--images", root, "--panoptic", root, "--show", "2")
+    assert run(root / "shapes/annotations/panoptic_train.json", *options) == 1
+    assert "... and 4 more (--show N lists them)" in capsys.readouterr().out
 
 
-def test_nonsense(tmp_path):
-    result = run("check.py", str(tmp_path))
-    assert result.returncode == 2
-    assert "is none of coco, shapes, coco_sample" in result.stderr
+def test_missing_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run("coco", "coco_sample") == 1
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/coco/train2017: this folder is missing" in printed
+    assert "annotations/panoptic_val2017.json does not exist" in printed
+    assert "[absent] coco test-dev" in printed
+    assert "datasets/README.md" in printed
+
+
+def test_nonsense(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path)
+    assert caught.value.code == 2
+    assert "is none of coco, shapes, coco_sample" in capsys.readouterr().err
