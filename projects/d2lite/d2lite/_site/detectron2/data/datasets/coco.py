@@ -141,6 +141,7 @@ def load_coco_json(
         KeyError: an annotation has a category that the file doesn't define.
         ValueError: an empty box.
     """
+    json_file = os.fspath(json_file)
     coco = _open_coco(json_file)
     id_map = None if dataset_name is None else _describe_categories(coco, dataset_name)
     images = coco.loadImgs(sorted(coco.imgs))

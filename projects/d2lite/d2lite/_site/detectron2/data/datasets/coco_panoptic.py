@@ -13,10 +13,16 @@ __all__ = ["register_coco_panoptic", "register_coco_panoptic_separated"]
 
 
 def _contiguous_segment(segment: dict, meta: dict) -> dict:
+    category_id = segment["category_id"]
     things = meta["thing_dataset_id_to_contiguous_id"]
-    is_thing = segment["category_id"] in things
+    is_thing = category_id in things
     ids = things if is_thing else meta["stuff_dataset_id_to_contiguous_id"]
-    return segment | {"category_id": ids[segment["category_id"]], "isthing": is_thing}
+    if category_id not in ids:
+        raise KeyError(
+            f"Segment {segment.get('id')} has category_id={category_id}, which is among neither "
+            "the things nor the stuff of the metadata"
+        )
+    return segment | {"category_id": ids[category_id], "isthing": is_thing}
 
 
 def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: dict) -> list[dict]:
