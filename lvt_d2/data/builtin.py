@@ -77,7 +77,12 @@ def register_builtin(root: str | None = None) -> None:
     shapes = metadata_from_categories(SHAPES_CATEGORIES)
     for split in ("train", "val"):
         _register(f"lvt_coco_2017_{split}_panoptic", coco, coco_paths(root, split))
-        _register(f"shapes_{split}_panoptic", shapes, shapes_paths(root, split))
+        _register(
+            f"shapes_{split}_panoptic",
+            shapes,
+            shapes_paths(root, split),
+            how_to_get=f"`python datasets/make_shapes.py --output {root}` makes this one",
+        )
     _register("coco_sample_panoptic", coco, coco_sample_paths(root))
     if COCO_TEST_DEV not in DatasetCatalog:
         paths = coco_test_paths(root)
@@ -91,9 +96,9 @@ def register_builtin(root: str | None = None) -> None:
         )
 
 
-def _register(name: str, meta: dict, paths: dict[str, str]) -> None:
+def _register(name: str, meta: dict, paths: dict[str, str], how_to_get: str = "") -> None:
     if name not in DatasetCatalog:
-        register_with_metadata(name, meta, **paths)
+        register_with_metadata(name, meta, **paths, how_to_get=how_to_get)
 
 
 def known_category_ids(name: str) -> frozenset[int]:

@@ -261,13 +261,28 @@ def _spread_color(category_id: int) -> list[int]:
 
 
 def register_with_metadata(
-    name: str, meta: Mapping, panoptic_json: str, image_root: str, panoptic_root: str
+    name: str,
+    meta: Mapping,
+    panoptic_json: str,
+    image_root: str,
+    panoptic_root: str,
+    how_to_get: str = "",
 ) -> None:
-    """Register a panoptic set whose metadata is known; its files are opened on first use."""
+    """Register a panoptic set whose metadata is known; its files are opened on first use.
+
+    ``how_to_get`` is a sentence for the error that says that the set is missing.
+    """
     meta = dict(meta)
-    DatasetCatalog.register(
-        name, lambda: load_coco_panoptic(panoptic_json, image_root, panoptic_root, meta)
-    )
+
+    def load() -> list[dict]:
+        try:
+            return load_coco_panoptic(panoptic_json, image_root, panoptic_root, meta)
+        except DatasetFileNotFoundError as error:
+            if how_to_get:
+                raise DatasetFileNotFoundError(f"{error}. {how_to_get}") from error
+            raise
+
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         panoptic_json=panoptic_json,
         image_root=image_root,

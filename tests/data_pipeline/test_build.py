@@ -137,6 +137,7 @@ def test_configs(path, tmp_path):
     image = np.zeros((427, 640, 3), np.uint8)
     resize = instantiate(loader.test.mapper.augmentations[0]).get_transform(image)
     assert resize.new_w / resize.new_h == pytest.approx(640 / 427, rel=0.01)
+    assert loader.test.num_workers is loader.train.num_workers is None
     for evaluator in loader.evaluator:
         assert evaluator.dataset_name == loader.test.dataset.names
         if "output_dir" in evaluator:

@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -17,6 +20,8 @@ from lvt_d2.data.coco_panoptic import load_coco_panoptic, metadata_from_categori
 from lvt_d2.errors import DatasetError
 
 from .conftest import CATEGORIES
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_dicts(tiny):
@@ -204,6 +209,17 @@ def test_all_names_are_registered():
         assert name in DatasetCatalog
     assert not hasattr(MetadataCatalog.get("lvt_coco_2017_test-dev"), "panoptic_json")
     assert len(MetadataCatalog.get("shapes_train_panoptic").thing_classes) >= 5
+
+
+def test_missing_shapes_say_how_to_make_them(tmp_path):
+    script = "import lvt_d2.data as data; data.get_panoptic_dicts('shapes_val_panoptic')"
+    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"{tmp_path}/shapes/annotations/panoptic_val.json does not exist" in done.stderr
+    assert f"make_shapes.py --output {tmp_path}` makes this one" in done.stderr
 
 
 def test_either_png_folder_is_found(tmp_path):

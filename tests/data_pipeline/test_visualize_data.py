@@ -1,0 +1,78 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from lvt_d2.data import register_panoptic_dataset
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from detectron2.config import LazyCall as L
+from lvt_d2.data import PanopticMapper, build_train_loader, get_panoptic_dicts
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(get_panoptic_dicts)(names="tiny_to_draw"),
+        mapper=L(PanopticMapper)(is_train=True, augmentations=[], image_format="BGR"),
+        total_batch_size=2,
+        num_workers=2,
+    )
+)
+"""
+
+
+@pytest.fixture
+def visualize_data():
+    spec = importlib.util.spec_from_file_location(
+        "visualize_data", ROOT / "tools/visualize_data.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tiny):
+    register_panoptic_dataset("tiny_to_draw", *tiny.paths())
+    path = tiny.root / "config.py"
+    path.write_text(CONFIG)
+    yield str(path)
+    DatasetCatalog.remove("tiny_to_draw")
+    MetadataCatalog.remove("tiny_to_draw")
+
+
+def test_pictures(visualize_data, config, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    options = ["--config-file", config, "--num", "3", "--output", str(folder)]
+    assert visualize_data.main(options) == 0
+    pictures = sorted(folder.iterdir())
+    assert len(pictures) == 3
+    assert [p.name.startswith(f"00{i}_") for i, p in enumerate(pictures)] == [True] * 3
+    assert "2 instances" in capsys.readouterr().out
+    picture = np.asarray(Image.open(pictures[0]))
+    assert picture.shape == (480, 1440, 3)
+    # Void keeps the image; grass and sky are painted over on the right half.
+    assert np.abs(picture[30:230, 900:1400].astype(int) - picture[30:230, 180:680]).mean() > 5
+
+
+def test_overrides(visualize_data, config, tmp_path):
+    folder = tmp_path / "pictures"
+    arguments = ["--config-file", config, "--num", "1", "--output", str(folder)]
+    assert visualize_data.main([*arguments, "dataloader.train.mapper.image_format=RGB"]) == 0
+
+
+def test_bad_input(visualize_data, config, tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        visualize_data.main(["--config-file", str(tmp_path / "none.py")])
+    assert "none.py does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        visualize_data.main(["--config-file", config, "--num", "0"])
+    assert "at least 1" in capsys.readouterr().err
+    (tiny.pngs / "2.png").unlink()
+    (tiny.pngs / "4.png").unlink()
+    options = ["--config-file", config, "--output", str(tmp_path / "pictures")]
+    assert visualize_data.main(options) == 1
+    assert "png does not exist" in capsys.readouterr().err
