@@ -117,7 +117,8 @@ class Boxes:
             tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
         else:
             tensor = tensor.to(torch.float32)
-        if tensor.numel() == 0:
+        # The shape first: torch.export can't branch on a number of boxes that depends on values.
+        if (tensor.dim() != 2 or tensor.size(-1) != 4) and tensor.numel() == 0:
             # A reshaped input, unlike a new tensor, stays part of a traced graph.
             tensor = tensor.reshape((-1, 4))
         assert tensor.dim() == 2 and tensor.size(-1) == 4, tensor.size()

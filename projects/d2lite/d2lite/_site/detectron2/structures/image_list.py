@@ -24,7 +24,7 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.image_sizes)
 
-    def __getitem__(self, idx) -> Tensor:
+    def __getitem__(self, idx: int) -> Tensor:
         """Return one image without its padding, (..., h, w); it shares memory with the batch."""
         size = self.image_sizes[idx]
         return self.tensor[idx, ..., : size[0], : size[1]]
@@ -86,8 +86,8 @@ class ImageList:
             return ImageList(F.pad(tensors[0], margin, value=pad_value)[None], image_sizes)
         shape = [len(tensors)] + list(tensors[0].shape[:-2]) + [height, width]  # noqa: RUF005
         batch = tensors[0].new_full(shape, pad_value)
-        for slot, image in zip(batch, tensors):  # noqa: B905 (TorchScript has no `strict`)
-            slot[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+        for i, image in enumerate(tensors):
+            batch[i, ..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch, image_sizes)
 
 

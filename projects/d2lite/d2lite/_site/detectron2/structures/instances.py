@@ -51,11 +51,12 @@ class Instances:
             AssertionError: its length differs from that of the fields there.
         """
         with warnings.catch_warnings(record=True):  # tracing warns about every `len`
-            length = len(value)
-        if len(self._fields):
-            assert len(self) == length, (
-                f"Adding a field of length {length} to a Instances of length {len(self)}"
-            )
+            # `len` makes an integer, which lengths that depend on values have none of in export.
+            length = value.__len__() if torch.compiler.is_compiling() else len(value)
+            expected = self.__len__() if self._fields else length
+        assert expected == length, (
+            f"Adding a field of length {length} to a Instances of length {expected}"
+        )
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
