@@ -32,7 +32,7 @@ class PanopticFastRCNNOutputLayers(FastRCNNOutputLayers):
         merge_topk: int = 100,
         **kwargs,
     ):
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape=input_shape, **kwargs)
         self.merge_score_thresh = merge_score_thresh
         self.merge_nms_thresh = merge_nms_thresh
         self.merge_topk = merge_topk

@@ -20,7 +20,7 @@ class PanopticSemSegHead(SemSegFPNHead):
     def __init__(
         self, input_shape, *, loss_at_stride: bool = True, mean_over_ignored: bool = True, **kwargs
     ):
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape=input_shape, **kwargs)
         self.loss_at_stride = loss_at_stride
         self.mean_over_ignored = mean_over_ignored
 

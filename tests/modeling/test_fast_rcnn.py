@@ -9,7 +9,9 @@ from lvt_d2.modeling import PanopticFastRCNNOutputLayers, SymmetricBox2BoxTransf
 
 NUM_CLASSES = 4
 ARGUMENTS = dict(
-    box2box_transform=SymmetricBox2BoxTransform((10.0, 10.0, 5.0, 5.0)), num_classes=NUM_CLASSES
+    box2box_transform=SymmetricBox2BoxTransform((10.0, 10.0, 5.0, 5.0)),
+    num_classes=NUM_CLASSES,
+    test_score_thresh=0.05,
 )
 
 
