@@ -15,7 +15,7 @@ from fvcore.common.timer import Timer
 from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
 
-from detectron2.structures import Boxes, BoxMode, PolygonMasks
+from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
@@ -221,21 +221,22 @@ def load_sem_seg(
 
 
 def _xywh(annotation: dict) -> list[float]:
+    """Box as XYWH, or as (center x, center y, w, h, angle) where it is rotated."""
     bbox = annotation["bbox"]
     if isinstance(bbox, np.ndarray):
         if bbox.ndim != 1:
             raise ValueError(f"bbox has to be 1-dimensional. Got shape={bbox.shape}.")
         bbox = bbox.tolist()
-    if len(bbox) != 4:
-        raise ValueError(f"bbox has to have length 4 (rotated boxes aren't supported). Got {bbox}.")
-    return BoxMode.convert(bbox, annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    if len(bbox) not in (4, 5):
+        raise ValueError(f"bbox has to have length 4 or 5. Got {bbox}.")
+    to_mode = BoxMode.XYWH_ABS if len(bbox) == 4 else BoxMode.XYWHA_ABS
+    return BoxMode.convert(bbox, annotation["bbox_mode"], to_mode)
 
 
 def _area(annotation: dict, xywh: list[float]) -> float:
     """Area of the segmentation, or of the box where there is none, in pixels."""
     if "segmentation" not in annotation:
-        xyxy = BoxMode.convert(xywh, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-        return Boxes([xyxy]).area()[0].item()
+        return xywh[2] * xywh[3]
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         return PolygonMasks([segmentation]).area()[0].item()
