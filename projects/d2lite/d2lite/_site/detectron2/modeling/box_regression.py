@@ -1,7 +1,6 @@
 """How a network's numbers move boxes, and the loss on them."""
 
 import math
-import warnings
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +15,8 @@ _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 __all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
 
 
-def _scriptable(cls):
-    """Compile a class, so that scripted modules may hold its instances."""
-    with warnings.catch_warnings():
-        # PyTorch calls TorchScript deprecated; that is not the importer's business.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(cls)
-
-
-@_scriptable
+# Compiled, so that scripted modules may hold its instances.
+@torch.jit.script
 class Box2BoxTransform:
     """The encoding of R-CNN: shift by a fraction of the size, scale by an exponential.
 
@@ -110,7 +101,7 @@ class Box2BoxTransformLinear:
         deltas = F.relu(deltas)
         boxes = boxes.to(deltas.dtype)
         centers = (0.5 * (boxes[:, :2] + boxes[:, 2:]))[:, None, :]
-        distances = deltas.reshape(len(deltas), -1, 4)
+        distances = deltas.unflatten(1, (-1, 4))
         if self.normalize_by_size:
             distances = distances * self._sizes(boxes)[:, None, :]
         corners = torch.cat((centers - distances[..., :2], centers + distances[..., 2:]), dim=-1)

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
@@ -30,8 +29,6 @@ class FPN(Backbone):
     Shape:
         (B, 3, H, W) -> {name: (B, out_channels, H / stride, W / stride)}.
     """
-
-    _fuse_type: torch.jit.Final[str]
 
     def __init__(
         self,
@@ -104,11 +101,13 @@ class FPN(Backbone):
     def forward(self, x):
         """Return the pyramid as ``{name: map}``, finest level first."""
         bottom_up_features = self.bottom_up(x)
-        results: list[torch.Tensor] = []
-        top_down = bottom_up_features[self.in_features[-1]]
-        for idx, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905 (TorchScript's zip is never strict)
-            merged = lateral(bottom_up_features[self.in_features[-idx - 1]])
-            if idx > 0:
+        results = []
+        top_down = None
+        for name, lateral, output in zip(
+            reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True
+        ):
+            merged = lateral(bottom_up_features[name])
+            if top_down is not None:
                 merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
@@ -116,16 +115,13 @@ class FPN(Backbone):
             results.insert(0, output(merged))
 
         if self.top_block is not None:
-            if self.top_block.in_feature in bottom_up_features:
-                top_input = bottom_up_features[self.top_block.in_feature]
+            name = self.top_block.in_feature
+            if name in bottom_up_features:
+                top_input = bottom_up_features[name]
             else:
-                top_input = results[self._out_features.index(self.top_block.in_feature)]
+                top_input = results[self._out_features.index(name)]
             results.extend(self.top_block(top_input))
-        assert len(self._out_features) == len(results)
-        return {name: result for name, result in zip(self._out_features, results)}  # noqa: B905, C416
-
-    def output_shape(self):
-        return super().output_shape()
+        return dict(zip(self._out_features, results, strict=True))
 
 
 def _assert_strides_are_log2_contiguous(strides) -> None:
