@@ -232,13 +232,13 @@ def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """Intersection over union (N, M) of every pair; 0 where nothing is shared."""
     shared = pairwise_intersection(boxes1, boxes2)
     union = boxes1.area()[:, None] + boxes2.area() - shared
-    return torch.where(shared > 0, shared / union, shared.new_zeros(1))
+    return torch.where(shared > 0, shared / union, 0.0)
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """Intersection over the area of the second box (N, M); 0 where nothing is shared."""
     shared = pairwise_intersection(boxes1, boxes2)
-    return torch.where(shared > 0, shared / boxes2.area(), shared.new_zeros(1))
+    return torch.where(shared > 0, shared / boxes2.area(), 0.0)
 
 
 def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:

@@ -1,0 +1,509 @@
+"""Layers: norms, convolutions, RoIAlign, losses and shape helpers, against slow references."""
+
+import math
+import subprocess
+import sys
+import textwrap
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from detectron2 import layers
+from detectron2.layers import (
+    CNNBlockBase,
+    Conv2d,
+    CycleBatchNormList,
+    DepthwiseSeparableConv2d,
+    FrozenBatchNorm2d,
+    LayerNorm,
+    NaiveSyncBatchNorm,
+    ROIAlign,
+    ShapeSpec,
+    cat,
+    ciou_loss,
+    cross_entropy,
+    diou_loss,
+    empty_input_loss_func_wrapper,
+    get_norm,
+    move_device_like,
+    nonzero_tuple,
+    roi_align,
+    shapes_to_tensor,
+)
+from detectron2.layers.wrappers import check_if_dynamo_compiling
+from torch import nn
+from torch.nn import functional as F
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+def trained_norm(norm):
+    """Numbers in a norm as after training."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return norm
+
+
+# ------------------------------------------------------------------------------------- wrappers
+
+
+def test_names_of_torch():
+    assert layers.Linear is nn.Linear and layers.BatchNorm2d is nn.BatchNorm2d
+    assert layers.ConvTranspose2d is nn.ConvTranspose2d and layers.interpolate is F.interpolate
+
+
+def test_shape_spec():
+    assert ShapeSpec() == ShapeSpec(None, None, None, None) != ShapeSpec(stride=4)
+    spec = ShapeSpec(channels=3, height=5, width=6, stride=4)
+    assert spec == ShapeSpec(3, 5, 6, 4)
+    assert repr(spec) == "ShapeSpec(channels=3, height=5, width=6, stride=4)"
+
+
+def test_conv_with_norm_and_activation():
+    norm = trained_norm(nn.BatchNorm2d(4)).eval()
+    conv = Conv2d(2, 4, 3, stride=2, padding=1, bias=False, norm=norm, activation=F.relu)
+    x = torch.rand(2, 2, 7, 5)
+    expected = F.relu(norm(F.conv2d(x, conv.weight, stride=2, padding=1)))
+    assert torch.equal(conv(x), expected)
+    assert set(conv.state_dict()) == {"weight", *(f"norm.{k}" for k in norm.state_dict())}
+    plain = Conv2d(2, 4, 1)
+    assert plain.norm is None and plain.activation is None
+    with pytest.raises(TypeError):
+        Conv2d(2, 4, 1, normalisation="BN")
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 7, 5), (0, 2, 1, 1)])
+def test_conv_of_nothing(shape):
+    conv = Conv2d(2, 4, 3, padding=1, norm=get_norm("BN", 4))
+    x = torch.rand(shape, requires_grad=True)
+    conv.eval()
+    assert conv(x).shape == (0, 4, *shape[2:])
+    conv(x).sum().backward()
+    assert conv.weight.grad.abs().sum() == 0
+
+
+def test_sync_batch_norm_refuses_nothing():
+    conv = Conv2d(2, 4, 1, norm=nn.SyncBatchNorm(4))
+    with pytest.raises(AssertionError, match="SyncBatchNorm does not support empty inputs"):
+        conv(torch.rand(0, 2, 3, 3))
+
+
+def test_conv_scripted_traced_exported():
+    conv = Conv2d(2, 4, 3, norm=get_norm("FrozenBN", 4), activation=nn.ReLU()).eval()
+    conv.requires_grad_(False)
+    x = torch.rand(1, 2, 6, 6)
+    assert torch.equal(torch.jit.script(conv)(x), conv(x))
+    assert torch.equal(torch.jit.trace(conv, x)(x), conv(x))
+    exported = torch.export.export(conv, (x,)).module()
+    torch.testing.assert_close(exported(x), conv(x))
+
+
+def test_cat():
+    a, b = torch.rand(2, 3), torch.rand(1, 3)
+    assert cat([a]) is a and torch.equal(cat((a, b)), torch.cat([a, b]))
+    assert cat([a, a], dim=1).shape == cat([a, a], 1).shape == (2, 6)
+    with pytest.raises(AssertionError):
+        cat(a)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy(reduction):
+    logits, target = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    expected = F.cross_entropy(logits, target, reduction=reduction)
+    assert torch.equal(cross_entropy(logits, target, reduction=reduction), expected)
+    empty = torch.zeros(0, 3, requires_grad=True)
+    loss = cross_entropy(empty, target[:0], reduction=reduction)
+    assert loss.sum() == 0 and loss.shape == ((0,) if reduction == "none" else ())
+    loss.sum().backward()
+    assert empty.grad.shape == (0, 3)
+    with pytest.raises(TypeError):
+        cross_entropy(logits, target, None)
+
+
+def test_cross_entropy_passes_options_on():
+    logits, target = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    weight = torch.tensor([1.0, 2, 3])
+    expected = F.cross_entropy(logits, target, weight=weight, ignore_index=1)
+    assert torch.equal(cross_entropy(logits, target, weight=weight, ignore_index=1), expected)
+    wrapped = empty_input_loss_func_wrapper(F.mse_loss)
+    assert wrapped(torch.zeros(0, 2), torch.zeros(0, 2)) == 0
+
+
+def test_nonzero_tuple():
+    for x in (torch.tensor([[0, 1], [2, 0]]), torch.zeros(0, 3), torch.tensor([0, 0])):
+        eager, scripted = nonzero_tuple(x), torch.jit.script(nonzero_tuple)(x)
+        for a, b, c in zip(eager, scripted, x.nonzero(as_tuple=True), strict=True):
+            assert torch.equal(a, c) and torch.equal(b, c)
+
+
+def test_shapes_to_tensor():
+    assert shapes_to_tensor([3, 4]).tolist() == [3, 4]
+    assert shapes_to_tensor([3, 4], torch.device("cpu")).device.type == "cpu"
+    assert torch.jit.script(shapes_to_tensor)([3, 4]).tolist() == [3, 4]
+    traced = torch.jit.trace(lambda x: shapes_to_tensor([x.shape[0], x.shape[1]]), torch.rand(2, 3))
+    assert traced(torch.rand(5, 7)).tolist() == [5, 7]
+
+
+def test_move_device_like_and_compiling():
+    x = torch.rand(3)
+    assert torch.equal(move_device_like(x, torch.zeros(1)), x)
+    assert not check_if_dynamo_compiling()
+
+
+# ---------------------------------------------------------------------------------------- norms
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("BN", nn.BatchNorm2d),
+        ("SyncBN", nn.SyncBatchNorm),
+        ("nnSyncBN", nn.SyncBatchNorm),
+        ("FrozenBN", FrozenBatchNorm2d),
+        ("GN", nn.GroupNorm),
+        ("naiveSyncBN", NaiveSyncBatchNorm),
+        ("naiveSyncBN_N", NaiveSyncBatchNorm),
+        ("LN", LayerNorm),
+    ],
+)
+def test_get_norm(name, kind):
+    norm = get_norm(name, 64)
+    assert type(norm) is kind and norm.weight.shape == (64,)
+    if name == "GN":
+        assert norm.num_groups == 32
+    if kind is NaiveSyncBatchNorm:
+        assert norm._stats_mode == ("N" if name.endswith("_N") else "")
+
+
+def test_get_norm_of_callables_and_nothing():
+    assert get_norm("", 4) is None and get_norm(None, 4) is None
+    groups = get_norm(partial(nn.GroupNorm, 12), 48)
+    assert isinstance(groups, nn.GroupNorm) and groups.num_channels == 48
+    with pytest.raises(KeyError, match="BatchNorm3000"):
+        get_norm("BatchNorm3000", 4)
+
+
+def test_frozen_norm_is_batch_norm():
+    norm = trained_norm(nn.BatchNorm2d(4, eps=1e-3)).eval()
+    frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
+    assert type(frozen) is FrozenBatchNorm2d and frozen.eps == 1e-3
+    assert not list(frozen.parameters())
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(frozen(x), norm(x))
+    with_gradient = x.clone().requires_grad_()
+    torch.testing.assert_close(frozen(with_gradient), norm(x))
+    frozen(with_gradient).sum().backward()
+    assert with_gradient.grad is not None
+    frozen.train()
+    torch.testing.assert_close(frozen(x), norm(x))
+    assert frozen(x[:0]).shape == (0, 4, 3, 3)
+    assert repr(frozen) == "FrozenBatchNorm2d(num_features=4, eps=0.001)"
+
+
+def test_new_frozen_norm_is_the_identity():
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(FrozenBatchNorm2d(4)(x), x)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_frozen_norm_in_half_precision(dtype):
+    frozen = FrozenBatchNorm2d(4)
+    x = torch.randn(2, 4, 3, 3).to(dtype)
+    for given in (x, x.clone().requires_grad_()):
+        assert frozen(given).dtype == dtype
+        torch.testing.assert_close(frozen(given), x, rtol=2e-2, atol=1e-2)
+
+
+def test_conversion_of_a_model_and_back():
+    model = nn.Sequential(Conv2d(3, 4, 1, norm=trained_norm(nn.BatchNorm2d(4))), nn.ReLU())
+    model.add_module("sync", trained_norm(nn.SyncBatchNorm(4)))
+    model.add_module("plain", nn.BatchNorm2d(4, affine=False))
+    model.eval()
+    x = torch.randn(2, 3, 5, 5)
+    expected = model[3](F.batch_norm(model[1](model[0](x)), *norm_numbers(model.sync)))
+    frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(model)
+    assert frozen is model
+    kinds = [type(m) for m in model.modules() if "Norm" in type(m).__name__]
+    assert kinds == [FrozenBatchNorm2d] * 3
+    torch.testing.assert_close(model(x), expected)
+    back = FrozenBatchNorm2d.convert_frozenbatchnorm2d_to_batchnorm2d(model).eval()
+    kinds = [type(m) for m in back.modules() if "Norm" in type(m).__name__]
+    assert kinds == [nn.BatchNorm2d] * 3
+    torch.testing.assert_close(back(x), expected)
+
+
+def norm_numbers(norm):
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias
+
+
+def test_frozen_norm_loads_batch_norm_and_old_files():
+    norm = trained_norm(nn.BatchNorm2d(4))
+    frozen = FrozenBatchNorm2d(4)
+    assert set(frozen.state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+    result = frozen.load_state_dict(norm.state_dict(), strict=False)
+    assert not result.missing_keys and result.unexpected_keys == ["num_batches_tracked"]
+    assert torch.equal(frozen.running_var, norm.running_var)
+
+    old = {"weight": torch.full((4,), 2.0), "bias": torch.ones(4)}
+    frozen.load_state_dict(dict(old))
+    assert frozen.running_mean.tolist() == [0] * 4 and frozen.running_var.tolist() == [1] * 4
+    newer = frozen.state_dict()
+    assert newer._metadata[""]["version"] == 3
+    del newer["running_mean"]
+    with pytest.raises(RuntimeError, match="running_mean"):
+        frozen.load_state_dict(newer)
+
+
+def test_layer_norm_over_channels():
+    norm = LayerNorm(6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 3, 5)
+    expected = F.layer_norm(x.permute(0, 2, 3, 1), (6,), norm.weight, norm.bias, 1e-6)
+    torch.testing.assert_close(norm(x), expected.permute(0, 3, 1, 2))
+    assert norm.eps == 1e-6 and norm.normalized_shape == (6,)
+    assert norm(x[:0]).shape == (0, 6, 3, 5)
+
+
+def test_cycle_of_norms():
+    cycle = CycleBatchNormList(2, num_features=3)
+    assert set(dict(cycle.named_parameters())) == {"weight", "bias"}
+    nn.init.constant_(cycle.weight, 2)
+    nn.init.constant_(cycle.bias, 1)
+    a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5) + 10
+    for x in (a, b, a):
+        torch.testing.assert_close(cycle(x), F.batch_norm(x, None, None, training=True) * 2 + 1)
+    assert cycle[0].running_mean.abs().max() < 0.5 < cycle[1].running_mean.min()
+    assert cycle[0].num_batches_tracked == 2 and cycle[1].num_batches_tracked == 1
+    plain = CycleBatchNormList(2, bn_class=NaiveSyncBatchNorm, num_features=3, affine=False)
+    assert not list(plain.parameters()) and "affine=False" in repr(plain)
+
+
+@pytest.mark.parametrize("mode", ["", "N"])
+def test_naive_sync_norm_in_one_process(mode):
+    norm, plain = NaiveSyncBatchNorm(3, stats_mode=mode), nn.BatchNorm2d(3)
+    x = torch.randn(4, 3, 5, 5)
+    assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+    with pytest.raises(AssertionError):
+        NaiveSyncBatchNorm(3, stats_mode="M")
+
+
+WORKER = """
+    import sys, torch, lvt_d2, torch.distributed as dist
+    from detectron2.layers import NaiveSyncBatchNorm
+    rank, folder = int(sys.argv[1]), sys.argv[2]
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    images = torch.load(f"{folder}/x.pt", weights_only=True)
+    results = {}
+    cases = {"": ("", slice(2 * rank, 2 * rank + 2)), "N": ("N", slice(3 * rank, 3 + rank)),
+             "some": ("N", slice(0, 0) if rank else slice(0, 4)), "none": ("N", slice(0, 0)),
+             "half": ("", slice(2 * rank, 2 * rank + 2))}
+    for name, (mode, part) in cases.items():
+        norm = NaiveSyncBatchNorm(3, stats_mode=mode)
+        x = images[part].clone()
+        x = (x.bfloat16() if name == "half" else x).requires_grad_()
+        y = norm(x)
+        (y.float() * torch.arange(float(y.numel())).reshape(y.shape).cos()).sum().backward()
+        results[name] = [y.detach(), x.grad, norm.running_mean, norm.running_var]
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+"""
+
+
+def test_naive_sync_norm_in_two_processes(tmp_path):
+    images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    torch.save(images, tmp_path / "x.pt")
+    workers = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER), str(rank), str(tmp_path)])
+        for rank in range(2)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    def factors(n):
+        shape = (n, *images.shape[1:])
+        return torch.arange(float(math.prod(shape))).reshape(shape).cos()
+
+    for name, sizes in {"": (2, 2), "N": (3, 1), "some": (4, 0)}.items():
+        x = images.clone().requires_grad_()
+        y = F.batch_norm(x, None, None, training=True)
+        (y * torch.cat([factors(n) for n in sizes])).sum().backward()
+        both = [torch.cat(tensors) for tensors in zip(*(r[name][:2] for r in ranks), strict=True)]
+        torch.testing.assert_close(both[0], y.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both[1], x.grad, rtol=1e-3, atol=1e-4)
+        for rank in ranks:
+            mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+            torch.testing.assert_close(rank[name][2], 0.1 * mean)
+            torch.testing.assert_close(rank[name][3], 0.9 + 0.1 * var)
+    for rank in ranks:
+        assert rank["none"][0].shape == (0, 3, 5, 5) and rank["none"][2].tolist() == [0] * 3
+        assert rank["none"][3].tolist() == [1] * 3
+        assert rank["half"][0].dtype == torch.bfloat16
+        torch.testing.assert_close(rank["half"][0].float(), rank[""][0], rtol=2e-2, atol=3e-2)
+
+
+# --------------------------------------------------------------------------------------- blocks
+
+
+def test_frozen_block():
+    class Block(CNNBlockBase):
+        def __init__(self):
+            super().__init__(3, 4, 2)
+            self.conv = Conv2d(3, 4, 1, norm=get_norm("BN", 4))
+
+    block = Block()
+    assert (block.in_channels, block.out_channels, block.stride) == (3, 4, 2)
+    assert block.freeze() is block
+    assert not any(p.requires_grad for p in block.parameters())
+    assert isinstance(block.conv.norm, FrozenBatchNorm2d)
+
+
+def test_depthwise_separable_convolution():
+    conv = DepthwiseSeparableConv2d(
+        4, 6, 5, padding=4, dilation=2, norm1="BN", activation1=F.relu, activation2=F.gelu
+    )
+    assert conv.depthwise.bias is None and conv.pointwise.bias is not None
+    assert conv.depthwise.weight.shape == (4, 1, 5, 5) and conv.pointwise.norm is None
+    x = torch.rand(2, 4, 9, 9)
+    inner = F.conv2d(x, conv.depthwise.weight, padding=4, dilation=2, groups=4)
+    inner = F.relu(F.batch_norm(inner, None, None, training=True))
+    expected = F.gelu(F.conv2d(inner, conv.pointwise.weight, conv.pointwise.bias))
+    torch.testing.assert_close(conv(x), expected)
+    keys = set(DepthwiseSeparableConv2d(4, 6).state_dict())
+    assert keys == {f"{a}.{b}" for a in ("depthwise", "pointwise") for b in ("weight", "bias")}
+    with pytest.raises(TypeError):
+        DepthwiseSeparableConv2d(4, 6, 3, 1, 1, "BN")
+
+
+# ------------------------------------------------------------------------------------- RoIAlign
+
+
+def interpolate_slowly(image, y, x):
+    h, w = image.shape
+    if y < -1 or y > h or x < -1 or x > w:
+        return 0.0
+    y, x = max(y, 0), max(x, 0)
+    i, j = min(int(y), h - 1), min(int(x), w - 1)
+    y, x = (float(i) if i == h - 1 else y), (float(j) if j == w - 1 else x)
+    k, m, v, u = min(i + 1, h - 1), min(j + 1, w - 1), y - i, x - j
+    top, bottom = (1 - u) * image[i, j] + u * image[i, m], (1 - u) * image[k, j] + u * image[k, m]
+    return (1 - v) * top + v * bottom
+
+
+def roi_align_slowly(image, roi, size, scale, ratio, aligned):
+    x0, y0, x1, y1 = np.array(roi) * scale - (0.5 if aligned else 0)
+    height, width = y1 - y0, x1 - x0
+    if not aligned:
+        height, width = max(height, 1), max(width, 1)
+    cell = height / size[0], width / size[1]
+    count = [ratio if ratio > 0 else math.ceil(side) for side in cell]
+    result = np.zeros(size)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            total = 0.0
+            for a in range(count[0]):
+                for b in range(count[1]):
+                    y = y0 + (i + (a + 0.5) / count[0]) * cell[0]
+                    x = x0 + (j + (b + 0.5) / count[1]) * cell[1]
+                    total += interpolate_slowly(image, y, x)
+            result[i, j] = total / max(count[0] * count[1], 1)
+    return result
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_roi_align(aligned, ratio):
+    images = torch.rand(2, 1, 9, 12, generator=torch.Generator().manual_seed(0))
+    rois = [[0, 2, 3, 19, 15], [1, 0, 0, 24, 18], [1, -4, 5, 9, 30], [0, 5, 5, 5.5, 5.5]]
+    pool = ROIAlign((3, 4), 0.5, ratio, aligned)
+    result = pool(images, torch.tensor(rois))
+    for roi, got in zip(rois, result[:, 0], strict=True):
+        image = images[int(roi[0]), 0].double().numpy()
+        expected = roi_align_slowly(image, roi[1:], (3, 4), 0.5, ratio, aligned)
+        np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+    plain = roi_align(images, torch.tensor(rois), (3, 4), 0.5, ratio, aligned)
+    assert torch.equal(plain, result)
+
+
+def test_roi_align_of_nothing_and_wrong_rois():
+    pool = ROIAlign((3, 4), 0.5, 0)
+    assert pool.aligned
+    assert pool(torch.rand(1, 5, 8, 8), torch.zeros(0, 5)).shape == (0, 5, 3, 4)
+    assert pool(torch.rand(0, 5, 8, 8), torch.zeros(0, 5)).shape == (0, 5, 3, 4)
+    for wrong in (torch.zeros(2, 4), torch.zeros(5)):
+        with pytest.raises(AssertionError):
+            pool(torch.rand(1, 5, 8, 8), wrong)
+    text = "ROIAlign(output_size=(3, 4), spatial_scale=0.5, sampling_ratio=0, aligned=True)"
+    assert repr(pool) == text
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_roi_align_in_half_precision(dtype):
+    x = torch.rand(1, 2, 8, 8).to(dtype).requires_grad_()
+    rois = torch.tensor([[0.0, 1, 1, 6, 7]])
+    result = ROIAlign(2, 1.0, 2)(x, rois)
+    assert result.dtype == dtype
+    expected = ROIAlign(2, 1.0, 2)(x.detach().float(), rois)
+    torch.testing.assert_close(result.float(), expected, rtol=2e-2, atol=1e-2)
+    result.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+# --------------------------------------------------------------------------------------- losses
+
+
+def box_losses_slowly(a, b):
+    """Distance-IoU and complete-IoU loss of two boxes, from the paper's equations."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    iou = width * height / (sum(areas) - width * height + 1e-7)
+    centers = [((c[0] + c[2]) / 2, (c[1] + c[3]) / 2) for c in (a, b)]
+    diagonal = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
+    diou = 1 - iou + math.dist(*centers) ** 2 / (diagonal + 1e-7)
+    ratios = [math.atan((c[2] - c[0]) / (c[3] - c[1])) for c in (a, b)]
+    v = 4 / math.pi**2 * (ratios[1] - ratios[0]) ** 2
+    return diou, diou + v * v / (1 - iou + v + 1e-7)
+
+
+def box_pairs(n=20):
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, n, 4, generator=generator, dtype=torch.float64) * 10
+    boxes[..., 2:] += boxes[..., :2] + 0.5
+    boxes[1, 0] = boxes[0, 0]
+    return boxes[0], boxes[1]
+
+
+@pytest.mark.parametrize("which, loss", enumerate([diou_loss, ciou_loss]))
+def test_box_losses(which, loss):
+    a, b = box_pairs()
+    expected = [box_losses_slowly(x, y)[which] for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    result = loss(a, b)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss(a, b, reduction="mean"), result.mean())
+    torch.testing.assert_close(loss(a, b, reduction="sum"), result.sum())
+    assert loss(a[0], b[0]).shape == ()
+    with pytest.raises(AssertionError, match="bad box"):
+        loss(a[:, [2, 1, 0, 3]], b)
+    with pytest.raises(AssertionError, match="bad box"):
+        loss(a[:, [0, 3, 2, 1]], b)
+
+
+@pytest.mark.parametrize("loss", [diou_loss, ciou_loss])
+def test_box_losses_of_nothing(loss):
+    a = torch.zeros(0, 4, requires_grad=True)
+    assert loss(a, a).shape == (0,) and loss(a, a, reduction="sum") == 0
+    mean = loss(a, a, reduction="mean")
+    assert mean == 0
+    mean.backward()
+    assert a.grad.shape == (0, 4)
+
+
+def test_box_loss_gradients():
+    a, b = (t[1:6].clone().requires_grad_() for t in box_pairs())
+    assert torch.autograd.gradcheck(diou_loss, (a, b))
+    # The weight of the aspect ratio is taken as a constant, so numeric gradients differ there.
+    ciou_loss(a, b, reduction="sum").backward()
+    assert a.grad.isfinite().all() and a.grad.abs().sum() > 0
