@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lvt_d2.checkpoint import LVTCheckpointer
-from lvt_d2.checkpoint.official import TABLES
 from lvt_d2.layers.csa import gather_windows
 from lvt_d2.modeling import LVT
 
@@ -106,31 +105,9 @@ def test_outputs_of_every_module(official_lvt, goldens, synth):
         torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE)
 
 
-def rule_state():
-    """Weights in the official format by a rule: normal numbers seeded by the entry's index."""
-    lvt = LVT().state_dict()
-    state = {}
-    for i, (official, entry) in enumerate(TABLES["backbone"]().items()):
-        shape = lvt[entry.name].shape
-        if official.endswith(".attn.weight.weight"):
-            shape = (shape[0] * shape[1], shape[2], 1, 1)
-        elif ".mlp.fc" in official and official.endswith("weight") and official[9] != "0":
-            shape = (*shape, 1, 1)
-        numbers = np.random.RandomState(i).standard_normal(shape)
-        is_norm = "norm" in official and official.endswith("weight")
-        scale = 0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
-        state[official] = np.float32(is_norm + scale * numbers)
-    return state
-
-
-def rule_image(height, width):
-    numbers = np.random.RandomState(height).standard_normal((1, 3, height, width))
-    return torch.from_numpy(np.float32(numbers))
-
-
-def test_own_numbers(tmp_path):
+def test_own_numbers(rule_weights, rule_image, tmp_path):
     """As above, where the recorded numbers are not at hand."""
-    lvt = load_lvt(tmp_path / "lvt.pth.tar", rule_state())
+    lvt = load_lvt(tmp_path / "lvt.pth.tar", rule_weights("backbone", LVT()))
     for recorded in json.loads(OWN_NUMBERS.read_text())["images"]:
         with torch.no_grad():
             features = lvt(rule_image(*recorded["size"]))

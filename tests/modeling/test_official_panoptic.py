@@ -24,6 +24,7 @@ from torch import Tensor
 from lvt_d2.checkpoint import LVTCheckpointer
 
 CONFIG = Path(__file__).parents[2] / "configs/panoptic_lvt.py"
+OWN_NUMBERS = Path(__file__).parents[1] / "data/panoptic_lvt_outputs.json"
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 IMAGE_SIZE = (250, 310)  # of the synthetic image inside its padding
 ORIGINAL_SIZE = (200, 248)
@@ -62,7 +63,12 @@ def model(cfg, goldens, synth, tmp_path_factory):
         "state_dict": {name: torch.as_tensor(array) for name, array in arrays.items()},
         "optimizer": {"state": {}, "param_groups": []},
     }
-    path = tmp_path_factory.mktemp("official") / "panoptic_fpn_lvt_fpn_coco.pth"
+    return load_panoptic(cfg, tmp_path_factory.mktemp("official"), content)
+
+
+def load_panoptic(cfg, folder: Path, content: dict) -> torch.nn.Module:
+    """The config's model with the weights of a file in the official format."""
+    path = folder / "panoptic_fpn_lvt_fpn_coco.pth"
     torch.save(content, path)
     model = instantiate(cfg.model).eval()
     LVTCheckpointer(model).load(str(path))
@@ -371,3 +377,41 @@ def official_names() -> dict[str, str]:
     from lvt_d2.checkpoint.official import TABLES
 
     return {entry.name: official for official, entry in TABLES["panoptic"]().items()}
+
+
+def own_outputs(model, image: Tensor) -> dict[str, Tensor]:
+    """A few outputs of every head for a normalised image, and the detections of its merge."""
+    size = tuple(image.shape[2:])
+    rois = Boxes(torch.tensor([[8.0, 12.0, 90.0, 70.0], [30.0, 2.0, 60.0, 100.0]]))
+    heads = model.roi_heads
+    with torch.no_grad():
+        features = model.backbone(image)
+        maps = [features[f] for f in heads.box_in_features]
+        logits, deltas = model.proposal_generator.rpn_head([features[f] for f in LEVELS])
+        scores, box_deltas = heads.box_predictor(heads.box_head(heads.box_pooler(maps, [rois])))
+        masks = heads.mask_head.layers(heads.mask_pooler(maps, [rois]))
+        semantic = model.sem_seg_head.layers(features)
+        proposals, _ = model.proposal_generator(ImageList(image, [size]), features)
+    return {
+        **features,
+        "rpn_logits": logits[1],
+        "rpn_deltas": deltas[1],
+        "box_scores": scores,
+        "box_deltas": box_deltas,
+        "mask_logits": masks,
+        "sem_seg_logits": semantic,
+        "proposals": proposals[0].proposal_boxes.tensor[:20],
+    }
+
+
+def test_own_numbers(cfg, rule_weights, rule_image, tmp_path):
+    """As above, where the recorded numbers are not at hand."""
+    weights = rule_weights("panoptic", instantiate(cfg.model))
+    model = load_panoptic(cfg, tmp_path, {"state_dict": weights})
+    recorded = json.loads(OWN_NUMBERS.read_text())
+    outputs = own_outputs(model, rule_image(*recorded["size"]))
+    assert outputs.keys() == recorded["outputs"].keys()
+    for name, expected in recorded["outputs"].items():
+        actual = outputs[name].flatten()[:: expected["n"]]
+        tolerance = 2e-3 if name == "proposals" else 2e-4
+        assert_near(actual, np.array(expected["every_nth"]), tolerance)
