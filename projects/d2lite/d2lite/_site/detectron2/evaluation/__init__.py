@@ -1,0 +1,24 @@
+"""Evaluators and the loop that feeds them."""
+
+from detectron2._scope import missing_attribute
+
+from .coco_evaluation import COCOEvaluator
+from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
+from .panoptic_evaluation import COCOPanopticEvaluator
+from .sem_seg_evaluation import SemSegEvaluator
+from .testing import flatten_results_dict, print_csv_format, verify_results
+
+__all__ = [
+    "COCOEvaluator",
+    "COCOPanopticEvaluator",
+    "DatasetEvaluator",
+    "DatasetEvaluators",
+    "SemSegEvaluator",
+    "flatten_results_dict",
+    "inference_context",
+    "inference_on_dataset",
+    "print_csv_format",
+    "verify_results",
+]
+
+__getattr__ = missing_attribute(__name__)

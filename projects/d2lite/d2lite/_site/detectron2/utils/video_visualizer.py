@@ -1,0 +1,174 @@
+"""Drawing of predictions on the frames of a video, with colours that follow the objects."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+from .colormap import random_color, random_colors
+from .visualizer import ColorMode, Visualizer, _create_text_labels, _PanopticPrediction
+
+_FRAMES_REMEMBERED = 8
+_BOX_IOU, _MASK_IOU = 0.6, 0.5
+
+
+@dataclass
+class _DetectedInstance:
+    """An object of one frame: class, box or mask, colour, and frames it may be missed yet."""
+
+    label: int
+    bbox: np.ndarray | None
+    mask_rle: dict | None
+    color: tuple | None = None
+    ttl: int = _FRAMES_REMEMBERED
+
+
+class VideoVisualizer:
+    """A `Visualizer` for frames in their order: an object keeps its colour from frame to frame."""
+
+    def __init__(self, metadata, instance_mode=ColorMode.IMAGE):
+        """Take classes and colours from `metadata`; `instance_mode` is IMAGE or SEGMENTATION."""
+        self.metadata = metadata
+        self._old_instances = []
+        assert instance_mode in [ColorMode.IMAGE, ColorMode.SEGMENTATION], (
+            "Other mode not supported yet."
+        )
+        self._instance_mode = instance_mode
+        self._max_num_instances = self.metadata.get("max_num_instances", 74)
+        self._assigned_colors = {}
+        self._color_pool = random_colors(self._max_num_instances, rgb=True, maximum=1)
+        self._color_idx_set = set(range(len(self._color_pool)))
+
+    def draw_instance_predictions(self, frame, predictions):
+        """Draw the predictions of a frame (H, W, 3) RGB.
+
+        Colours are the field ``COLOR``, else they follow the field ``ID``, else the overlap with
+        the frames before. With ``ID_period``, objects seen for no more frames than the metadata's
+        ``period_threshold`` stay hidden.
+
+        Returns:
+            the `VisImage` drawn on.
+        """
+        frame_visualizer = Visualizer(frame, self.metadata)
+        count = len(predictions)
+        if count == 0:
+            return frame_visualizer.output
+
+        def field(name):
+            return predictions.get(name) if predictions.has(name) else None
+
+        boxes, masks, classes = field("pred_boxes"), field("pred_masks"), field("pred_classes")
+        boxes = None if boxes is None else boxes.tensor.numpy()
+        classes = None if classes is None else classes.numpy()
+        colors, periods, keypoints = field("COLOR"), field("ID_period"), field("pred_keypoints")
+        if colors is None and predictions.has("ID"):
+            colors = self._assign_colors_by_id(predictions)
+        elif colors is None:
+            colors = self._assign_colors(
+                [_DetectedInstance(classes[i], boxes[i], None) for i in range(count)]
+            )
+        labels = _create_text_labels(
+            classes, field("scores"), self.metadata.get("thing_classes", None)
+        )
+        threshold = self.metadata.get("period_threshold", 0)
+        shown = [i for i in range(count) if periods is None or periods[i] > threshold]
+        frame_visualizer.overlay_instances(
+            boxes=None if masks is not None else boxes[shown],
+            masks=None if masks is None else masks[shown],
+            labels=None if labels is None else [labels[i] for i in shown],
+            keypoints=None if keypoints is None else keypoints[shown],
+            assigned_colors=[colors[i] for i in shown],
+            alpha=0.5,
+        )
+        return frame_visualizer.output
+
+    def draw_sem_seg(self, frame, sem_seg, area_threshold=None):
+        """Draw a label map (H, W) on a frame."""
+        frame_visualizer = Visualizer(frame, self.metadata)
+        frame_visualizer.draw_sem_seg(sem_seg, area_threshold=area_threshold)
+        return frame_visualizer.output
+
+    def draw_panoptic_seg_predictions(
+        self, frame, panoptic_seg, segments_info, area_threshold=None, alpha=0.5
+    ):
+        """Draw a panoptic map on a frame; arguments as of `Visualizer.draw_panoptic_seg`."""
+        frame_visualizer = Visualizer(frame, self.metadata)
+        pred = _PanopticPrediction(panoptic_seg, segments_info, self.metadata)
+        for mask, segment in pred.semantic_masks():
+            category = segment["category_id"]
+            frame_visualizer.draw_binary_mask(
+                mask,
+                color=frame_visualizer._stuff_color(category),
+                text=self.metadata.stuff_classes[category],
+                alpha=alpha,
+                area_threshold=area_threshold,
+            )
+        instances = list(pred.instance_masks())
+        if not instances:
+            return frame_visualizer.output
+        masks, segments = zip(*instances, strict=True)
+        rles = mask_util.encode(np.asfortranarray(np.stack(masks, axis=2), dtype=np.uint8))
+        categories = [segment["category_id"] for segment in segments]
+        colors = self._assign_colors(
+            [
+                _DetectedInstance(label, None, rle)
+                for label, rle in zip(categories, rles, strict=True)
+            ]
+        )
+        frame_visualizer.overlay_instances(
+            masks=masks,
+            labels=[self.metadata.thing_classes[k] for k in categories],
+            assigned_colors=colors,
+            alpha=alpha,
+        )
+        return frame_visualizer.output
+
+    def _overlaps(self, instances) -> np.ndarray:
+        """IoU of remembered instances (rows) and new ones; 0 between classes."""
+        old, new = self._old_instances, instances
+        if not old:
+            return np.zeros((0, len(new)))
+        crowd = np.zeros(len(new), dtype=np.uint8)
+        if new[0].bbox is None:
+            ious = mask_util.iou([o.mask_rle for o in old], [n.mask_rle for n in new], crowd)
+        else:
+            # Corners are passed where widths and heights are due, as Detectron2 does.
+            boxes = [np.array([i.bbox for i in part], dtype=np.double) for part in (old, new)]
+            ious = mask_util.iou(*boxes, crowd)
+        labels = [np.array([i.label for i in part]) for part in (old, new)]
+        return np.where(labels[0][:, None] == labels[1], ious, 0)
+
+    def _assign_colors(self, instances):
+        """Colours of new instances: those of remembered ones that they overlap, or random ones."""
+        ious = self._overlaps(instances)
+        threshold = _MASK_IOU if instances[0].bbox is None else _BOX_IOU
+        missed = []
+        for old, row in zip(self._old_instances, ious, strict=True):
+            match = instances[row.argmax()]
+            if row.max() > threshold and match.color is None:
+                match.color = old.color
+                continue
+            old.ttl -= 1
+            if old.ttl > 0:
+                missed.append(old)
+        for instance in instances:
+            if instance.color is None:
+                instance.color = random_color(rgb=True, maximum=1)
+        self._old_instances = instances + missed
+        return [instance.color for instance in instances]
+
+    def _assign_colors_by_id(self, instances):
+        """Colours by the field ``ID``; that of an id which is gone is free again."""
+        gone, colors = set(self._assigned_colors), []
+        for identity in instances.ID:
+            if identity in self._assigned_colors:
+                gone.discard(identity)
+            else:
+                assert self._color_idx_set, (
+                    f"Number of id exceeded maximum, max = {self._max_num_instances}"
+                )
+                self._assigned_colors[identity] = self._color_idx_set.pop()
+            colors.append(self._color_pool[self._assigned_colors[identity]])
+        for identity in gone:
+            self._color_idx_set.add(self._assigned_colors.pop(identity))
+        return colors

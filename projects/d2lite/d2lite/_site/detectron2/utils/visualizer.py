@@ -1,0 +1,364 @@
+"""Drawing of predictions and annotations over images, with matplotlib."""
+
+from enum import Enum, unique
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
+from detectron2.utils.file_io import PathManager
+
+from ._canvas import Canvas, VisImage
+from ._generic_mask import GenericMask
+from .colormap import random_color
+
+__all__ = ["ColorMode", "VisImage", "Visualizer"]
+
+_OFF_WHITE = (1.0, 1.0, 240.0 / 255)
+
+
+@unique
+class ColorMode(Enum):
+    """How instances are coloured."""
+
+    IMAGE = 0  # every instance its own colour
+    SEGMENTATION = 1  # instances of a class share the metadata's colour, slightly varied
+    IMAGE_BW = 2  # as IMAGE, with the image grey where no mask is
+
+
+class _PanopticPrediction:
+    """A panoptic map and its segments, largest first."""
+
+    def __init__(self, panoptic_seg, segments_info, metadata=None):
+        self._seg = panoptic_seg
+        ids, areas = torch.unique(panoptic_seg, sorted=True, return_counts=True)
+        if segments_info is None:
+            assert metadata is not None
+            things = set(metadata.thing_dataset_id_to_contiguous_id.values())
+            categories = {i: i // metadata.label_divisor for i in ids.tolist() if i != -1}
+            segments_info = [
+                {"id": i, "category_id": category, "isthing": category in things}
+                for i, category in categories.items()
+            ]
+        self._sinfo = {s["id"]: dict(s) for s in segments_info}
+        order = np.argsort(-areas.numpy())
+        self._seg_ids = ids[order].tolist()
+        for segment_id, area in zip(self._seg_ids, areas[order].tolist(), strict=True):
+            if segment_id in self._sinfo:
+                self._sinfo[segment_id]["area"] = float(area)
+
+    def non_empty_mask(self):
+        """(H, W) mask of what belongs to a segment."""
+        empty = [i for i in self._seg_ids if i not in self._sinfo]
+        if not empty:
+            return np.zeros(self._seg.shape, dtype=np.uint8)
+        assert len(empty) == 1, ">1 ids corresponds to no labels. This is currently not supported"
+        return (self._seg != empty[0]).numpy().astype(bool)
+
+    def _masks(self, things: bool):
+        for segment_id in self._seg_ids:
+            segment = self._sinfo.get(segment_id)
+            if segment is not None and bool(segment["isthing"]) == things:
+                yield (self._seg == segment_id).numpy().astype(bool), segment
+
+    def semantic_masks(self):
+        """Pairs of mask (H, W) and segment, for stuff."""
+        yield from self._masks(things=False)
+
+    def instance_masks(self):
+        """Pairs of mask (H, W) and segment, for things."""
+        yield from self._masks(things=True)
+
+
+def _create_text_labels(classes, scores, class_names, is_crowd=None):
+    """Labels such as "cat 98%|crowd"; None if there are neither classes nor scores."""
+    labels = None
+    if classes is not None:
+        named = class_names is not None and len(class_names) > 0
+        labels = [class_names[i] if named else str(i) for i in classes]
+    if scores is not None:
+        percents = [f"{score * 100:.0f}%" for score in scores]
+        if labels is not None:
+            percents = [" ".join(pair) for pair in zip(labels, percents, strict=False)]
+        labels = percents
+    if labels is not None and is_crowd is not None:
+        pairs = zip(labels, is_crowd, strict=False)
+        labels = [label + "|crowd" * bool(crowd) for label, crowd in pairs]
+    return labels
+
+
+class Visualizer(Canvas):
+    """Draws on one image; every ``draw_*`` method returns the `VisImage`.
+
+    The high-level methods (``draw_instance_predictions``, ``draw_sem_seg``,
+    ``draw_panoptic_seg``, ``draw_dataset_dict``, ``overlay_instances``) choose colours, places and
+    sizes by themselves; the others draw one thing each. Sizes are in pixels of the image.
+    """
+
+    def __init__(self, img_rgb, metadata=None, scale=1.0, instance_mode=ColorMode.IMAGE):
+        """Start from an image (H, W, 3) RGB in 0..255; `metadata` names classes and colours."""
+        super().__init__(img_rgb, metadata, scale)
+        self.cpu_device = torch.device("cpu")
+        self._instance_mode = instance_mode
+
+    def _thing_colors(self, categories):
+        return [self._jitter([x / 255 for x in self.metadata.thing_colors[c]]) for c in categories]
+
+    def _stuff_color(self, category):
+        try:
+            return [x / 255 for x in self.metadata.stuff_colors[category]]
+        except (AttributeError, IndexError):
+            return None
+
+    def _class_colors(self, categories):
+        """The metadata's colours where this mode asks for them, else None."""
+        by_class = self._instance_mode == ColorMode.SEGMENTATION
+        if by_class and self.metadata.get("thing_colors") and categories is not None:
+            return self._thing_colors(categories)
+        return None
+
+    def draw_instance_predictions(self, predictions):
+        """Draw what `predictions` have of boxes, masks, classes, scores, keypoints (on the CPU)."""
+
+        def field(name):
+            return predictions.get(name) if predictions.has(name) else None
+
+        classes, masks, keypoints = field("pred_classes"), field("pred_masks"), None
+        classes = None if classes is None else classes.tolist()
+        labels = _create_text_labels(
+            classes, field("scores"), self.metadata.get("thing_classes", None)
+        )
+        colors = self._class_colors(classes)
+        alpha = 0.5 if colors is None else 0.8
+        if self._instance_mode == ColorMode.IMAGE_BW:
+            covered = None if masks is None else (masks.any(dim=0) > 0).numpy()
+            self.output.reset_image(self._create_grayscale_image(covered))
+            alpha = 0.3
+        if masks is not None:
+            masks = [
+                GenericMask(np.asarray(m), self.output.height, self.output.width) for m in masks
+            ]
+        keypoints = field("pred_keypoints")
+        self.overlay_instances(
+            masks=masks,
+            boxes=field("pred_boxes"),
+            labels=labels,
+            keypoints=keypoints,
+            assigned_colors=colors,
+            alpha=alpha,
+        )
+        return self.output
+
+    def draw_sem_seg(self, sem_seg, area_threshold=None, alpha=0.8):
+        """Draw a label map (H, W); labels beyond the metadata's ``stuff_classes`` are left out."""
+        sem_seg = sem_seg.numpy() if isinstance(sem_seg, torch.Tensor) else sem_seg
+        labels, areas = np.unique(sem_seg, return_counts=True)
+        for label in labels[np.argsort(-areas)].tolist():
+            if label < len(self.metadata.stuff_classes):
+                self.draw_binary_mask(
+                    (sem_seg == label).astype(np.uint8),
+                    color=self._stuff_color(label),
+                    edge_color=_OFF_WHITE,
+                    text=self.metadata.stuff_classes[label],
+                    alpha=alpha,
+                    area_threshold=area_threshold,
+                )
+        return self.output
+
+    def draw_panoptic_seg(self, panoptic_seg, segments_info, area_threshold=None, alpha=0.7):
+        """Draw a panoptic map.
+
+        Args:
+            panoptic_seg: integer tensor (H, W) of segment ids.
+            segments_info: dicts of ``id``, ``category_id``, ``isthing`` and maybe ``score``; None:
+                ids are ``category * metadata.label_divisor + instance``, -1 is void.
+            area_threshold: stuff pieces under so many pixels are left out.
+            alpha: opacity of the masks, 0..1.
+        """
+        pred = _PanopticPrediction(panoptic_seg, segments_info, self.metadata)
+        if self._instance_mode == ColorMode.IMAGE_BW:
+            self.output.reset_image(self._create_grayscale_image(pred.non_empty_mask()))
+        for mask, segment in pred.semantic_masks():
+            category = segment["category_id"]
+            self.draw_binary_mask(
+                mask,
+                color=self._stuff_color(category),
+                edge_color=_OFF_WHITE,
+                text=self.metadata.stuff_classes[category],
+                alpha=alpha,
+                area_threshold=area_threshold,
+            )
+        instances = list(pred.instance_masks())
+        if not instances:
+            return self.output
+        masks, segments = zip(*instances, strict=True)
+        categories = [s["category_id"] for s in segments]
+        scored = all("score" in s for s in segments)
+        labels = _create_text_labels(
+            categories,
+            [s["score"] for s in segments] if scored else None,
+            self.metadata.thing_classes,
+            [s.get("iscrowd", 0) for s in segments],
+        )
+        try:
+            colors = self._thing_colors(categories)
+        except AttributeError:
+            colors = None
+        self.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=alpha)
+        return self.output
+
+    draw_panoptic_seg_predictions = draw_panoptic_seg
+
+    def draw_dataset_dict(self, dic):
+        """Draw the annotations of a data set dict: instances, semantic and panoptic labels."""
+        annotations = dic.get("annotations", None)
+        if annotations:
+            self._draw_annotations(annotations)
+        sem_seg = dic.get("sem_seg", None)
+        if sem_seg is None and "sem_seg_file_name" in dic:
+            sem_seg = _read_pixels(dic["sem_seg_file_name"]).astype("uint8")
+        if sem_seg is not None:
+            self.draw_sem_seg(sem_seg, area_threshold=0, alpha=0.5)
+        pan_seg = dic.get("pan_seg", None)
+        if pan_seg is None and "pan_seg_file_name" in dic:
+            pan_seg = _read_pixels(dic["pan_seg_file_name"]).astype(int) @ (1, 256, 65536)
+        if pan_seg is not None:
+            self.draw_panoptic_seg(
+                torch.as_tensor(pan_seg), dic["segments_info"], area_threshold=0, alpha=0.5
+            )
+        return self.output
+
+    def _draw_annotations(self, annotations):
+        masks = keypoints = None
+        if "segmentation" in annotations[0]:
+            masks = [a["segmentation"] for a in annotations]
+        if "keypoints" in annotations[0]:
+            keypoints = np.array([a["keypoints"] for a in annotations])
+            keypoints = keypoints.reshape(len(annotations), -1, 3)
+        boxes = [
+            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+            if len(a["bbox"]) == 4
+            else a["bbox"]
+            for a in annotations
+        ]
+        categories = [a["category_id"] for a in annotations]
+        labels = _create_text_labels(
+            categories,
+            scores=None,
+            class_names=self.metadata.get("thing_classes", None),
+            is_crowd=[a.get("iscrowd", 0) for a in annotations],
+        )
+        self.overlay_instances(
+            labels=labels,
+            boxes=boxes,
+            masks=masks,
+            keypoints=keypoints,
+            assigned_colors=self._class_colors(categories),
+        )
+
+    def overlay_instances(
+        self,
+        *,
+        boxes=None,
+        labels=None,
+        masks=None,
+        keypoints=None,
+        assigned_colors=None,
+        alpha=0.5,
+    ):
+        """Draw instances, the largest first; all lists have one entry for each.
+
+        Args:
+            boxes: `Boxes` or (N, 4) x0, y0, x1, y1; (N, 5) are rotated: cx, cy, w, h, degrees.
+            labels: texts.
+            masks: `BitMasks`, `PolygonMasks`, or what `GenericMask` takes, for each.
+            keypoints: (N, K, 3) of x, y, probability.
+            assigned_colors: by matplotlib's rules; None: random.
+            alpha: opacity of the masks.
+        """
+        boxes = None if boxes is None else self._convert_boxes(boxes)
+        masks = None if masks is None else self._convert_masks(masks)
+        keypoints = None if keypoints is None else self._convert_keypoints(keypoints)
+        count = 0
+        for part in (boxes, masks, keypoints):
+            if part is not None:
+                assert count in (0, len(part)), f"{len(part)} entries for {count} instances"
+                count = len(part)
+        assert labels is None or len(labels) == count, f"{len(labels)} labels, {count} instances"
+        if assigned_colors is None:
+            assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
+        if count == 0:
+            return self.output
+        if boxes is not None and boxes.shape[1] == 5:
+            return self.overlay_rotated_instances(
+                boxes=boxes, labels=labels, assigned_colors=assigned_colors
+            )
+        order = range(count)
+        if boxes is not None:
+            order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist()
+        elif masks is not None:
+            order = np.argsort(-np.array([m.area() for m in masks], dtype=float)).tolist()
+        for i in order:
+            if boxes is not None:
+                self.draw_box(boxes[i], edge_color=assigned_colors[i])
+            if masks is not None:
+                for polygon in masks[i].polygons:
+                    self.draw_polygon(polygon.reshape(-1, 2), assigned_colors[i], alpha=alpha)
+            if labels is not None:
+                self._label_instance(
+                    labels[i],
+                    assigned_colors[i],
+                    None if boxes is None else boxes[i],
+                    None if masks is None else masks[i],
+                )
+        for points in () if keypoints is None else keypoints:
+            self.draw_and_connect_keypoints(points)
+        return self.output
+
+    def overlay_rotated_instances(self, boxes=None, labels=None, assigned_colors=None):
+        """Draw rotated boxes (N, 5) of cx, cy, w, h, degrees counter-clockwise."""
+        count = len(boxes)
+        if assigned_colors is None:
+            assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
+        boxes = np.asarray(boxes).reshape(count, -1)
+        for i in np.argsort(-(boxes[:, 2] * boxes[:, 3])).tolist() if count else ():
+            self.draw_rotated_box_with_label(
+                boxes[i],
+                edge_color=assigned_colors[i],
+                label=labels[i] if labels is not None else None,
+            )
+        return self.output
+
+    def _create_grayscale_image(self, mask=None):
+        """The image (H, W, 3) in grey, coloured only where `mask` is."""
+        grey = np.repeat(self.img.astype("f4").mean(axis=2, keepdims=True), 3, axis=2)
+        if mask is not None:
+            grey[mask] = self.img[mask]
+        return grey
+
+    def _convert_boxes(self, boxes):
+        return boxes.tensor.detach().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes)
+
+    def _convert_masks(self, masks_or_polygons):
+        masks = masks_or_polygons
+        if isinstance(masks, PolygonMasks):
+            masks = masks.polygons
+        if isinstance(masks, BitMasks):
+            masks = masks.tensor
+        if isinstance(masks, torch.Tensor):
+            masks = masks.numpy()
+        return [
+            m
+            if isinstance(m, GenericMask)
+            else GenericMask(m, self.output.height, self.output.width)
+            for m in masks
+        ]
+
+    def _convert_keypoints(self, keypoints):
+        return np.asarray(getattr(keypoints, "tensor", keypoints))
+
+
+def _read_pixels(path: str) -> np.ndarray:
+    with PathManager.open(path, "rb") as file:
+        return np.asarray(Image.open(file))
