@@ -10,6 +10,7 @@ that is pickled in the file is executed. The result goes where checkpoints go
 import argparse
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections import defaultdict
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__)
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=details)
     parser.add_argument("src", type=Path, metavar="SRC", help="official file (.pth, .pth.tar)")
     parser.add_argument("dst", type=Path, metavar="DST", help="file to write (.pth)")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
@@ -128,11 +130,9 @@ def names_table(converted: Converted) -> str:
 
 
 def module_of(name: str) -> str:
-    """The name down to a stage of the LVT, or to the first two parts."""
-    parts = name.split(".")[:-1] or [name]
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    end = numbers[0] + 1 if numbers and parts[0] == "backbone" or "stages" in parts else 2
-    return ".".join(parts[:end])
+    """The name down to a stage of the LVT; elsewhere its first two parts."""
+    stage = re.match(r"(.*\.)?stages\.\d|(backbone\.)+\d", name)
+    return stage[0] if stage else ".".join(name.split(".")[:-1][:2]) or name
 
 
 def format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
