@@ -65,12 +65,14 @@ def _refuse_hidden_installation() -> None:
 
 
 def _use_d2lite(site: Path, first: bool) -> str:
-    if str(site) not in sys.path:
-        if first:
-            sys.path.insert(0, str(site))
-        else:
-            sys.path.append(str(site))
-        importlib.invalidate_caches()
+    if first:
+        sys.path[:] = [str(site), *(p for p in sys.path if p != str(site))]
+    elif str(site) not in sys.path:
+        sys.path.append(str(site))
+    if not getattr(sys.modules.get("detectron2"), "__file__", None):
+        # Somebody imported a plain folder of that name: its module would hide the package.
+        sys.modules.pop("detectron2", None)
+    importlib.invalidate_caches()
     return "d2lite"
 
 

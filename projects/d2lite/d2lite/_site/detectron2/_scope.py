@@ -50,11 +50,10 @@ _NAMES = {
     load_cityscapes_semantic load_lvis_json load_voc_instances register_all_cityscapes
     register_all_cityscapes_panoptic register_all_lvis register_all_pascal_voc
     register_lvis_instances register_pascal_voc transform_keypoint_annotations""",
-    "engine": """AutogradProfiler""",
     "evaluation": """COCOeval_opt CityscapesEvaluator CityscapesInstanceEvaluator
     CityscapesSemSegEvaluator LVISEvaluator PascalVOCDetectionEvaluator RotatedCOCOEvaluator
     RotatedCOCOeval""",
-    "layers": """ASPP CycleBatchNormList DeformConv ModulatedDeformConv ROIAlignRotated
+    "layers": """ASPP DeformConv ModulatedDeformConv ROIAlignRotated
     batched_nms_rotated deform_conv modulated_deform_conv nms_rotated pairwise_iou_rotated
     paste_mask_in_image_old roi_align_rotated""",
     "modeling": """AnyNet BaseKeypointRCNNHead BasicBlock BasicStem BottleneckBlock
