@@ -15,7 +15,7 @@ from detectron2.structures import (
     pairwise_point_box_distance,
 )
 from detectron2.structures.boxes import matched_boxlist_iou
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 XYXY, XYWH, XYWHA = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS
@@ -72,6 +72,7 @@ def test_convert_takes_plain_integers_as_modes():
     assert BoxMode.convert([1, 2, 3, 4], 1, 0) == [1, 2, 4, 6]
 
 
+@settings(max_examples=40, deadline=None)
 @given(box_lists())
 def test_convert_there_and_back(rows):
     boxes = torch.tensor(rows).reshape(-1, 4)
@@ -188,6 +189,7 @@ def test_cat():
             Boxes.cat(wrong)
 
 
+@settings(max_examples=40, deadline=None)
 @given(box_lists(), box_lists())
 def test_pairwise_measures(rows1, rows2):
     boxes1, boxes2 = Boxes(rows1), Boxes(rows2)
@@ -202,6 +204,7 @@ def test_pairwise_measures(rows1, rows2):
     np.testing.assert_allclose(pairwise_ioa(boxes1, boxes2).numpy(), ioa, rtol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
 @given(box_lists(min_size=1))
 def test_matched_iou_is_the_diagonal(rows):
     boxes = Boxes([row for row in rows if area(row) > 0] or [[0, 0, 1, 1]])

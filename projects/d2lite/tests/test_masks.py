@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, PolygonMasks, ROIMasks, polygons_to_bitmask
 from detectron2.structures.masks import polygon_area, rasterize_polygons_within_box
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -36,6 +36,7 @@ def distance_to_outline(polygon, x, y):
 triangles = st.lists(st.floats(0, 16), min_size=6, max_size=6)
 
 
+@settings(max_examples=40, deadline=None)
 @given(triangles)
 def test_polygon_is_drawn_where_it_is(coordinates):
     mask = polygons_to_bitmask([np.array(coordinates)], 16, 16)
@@ -66,6 +67,7 @@ def test_polygon_area():
 bitmaps = arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=7))
 
 
+@settings(max_examples=40, deadline=None)
 @given(bitmaps)
 def test_bounding_boxes_of_bitmaps(array):
     masks = BitMasks(array)

@@ -82,12 +82,12 @@ def _convert(module: nn.Module, from_types: tuple[type, ...], to_type: type) -> 
             if converted is not child:
                 module.add_module(name, converted)
         return module
-    result = to_type(module.num_features)
+    result = to_type(module.num_features).to(module.running_mean.device)
     if module.weight is not None:
         result.weight.data = module.weight.data.clone().detach()
         result.bias.data = module.bias.data.clone().detach()
-    result.running_mean.data = module.running_mean.data
-    result.running_var.data = module.running_var.data
+    result.running_mean.data = module.running_mean.data.clone().detach()
+    result.running_var.data = module.running_var.data.clone().detach()
     result.eps = module.eps
     result.num_batches_tracked = module.num_batches_tracked
     return result

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detectron2._scope import missing_attribute
+
 __all__ = ["paste_masks_in_image"]
+
+__getattr__ = missing_attribute(__name__)
 
 BYTES_PER_FLOAT = 4
 GPU_MEM_LIMIT = 1024**3

@@ -4,7 +4,11 @@ from torch import Tensor
 from torchvision.ops import boxes as box_ops
 from torchvision.ops import nms
 
+from detectron2._scope import missing_attribute
+
 __all__ = ["batched_nms", "nms"]
+
+__getattr__ = missing_attribute(__name__)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
