@@ -93,7 +93,10 @@ def do_train(cfg: DictConfig, args: argparse.Namespace) -> None:
         ddp["device_ids"] = None
     model = create_ddp_model(model, **ddp)
     trainer = Trainer(
-        model, data_loader, optimizer, amp_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype)
+        model,
+        data_loader,
+        optimizer,
+        amp_dtype(cfg.train.amp.enabled, cfg.train.amp.get("dtype", "float16")),
     )
     checkpointer = LVTCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()

@@ -16,6 +16,19 @@ from lvt_d2.errors import ConfigError, ConfigFileNotFoundError
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 """What a config of the training tool must define."""
 
+TRAIN_KEYS = (
+    "output_dir",
+    "init_checkpoint",
+    "max_iter",
+    "device",
+    "amp",
+    "ddp",
+    "checkpointer",
+    "eval_period",
+    "log_period",
+)
+"""What its ``train`` must have: the keys of Detectron2's own ``common/train.py``."""
+
 _SUFFIXES = (".py", ".yaml", ".yml")
 
 
@@ -41,7 +54,23 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
             f"{path} does not define {', '.join(missing)}, only {', '.join(config) or 'nothing'}. "
             f"A config of this tool defines {', '.join(SECTIONS)}, as configs/panoptic_lvt.py does"
         )
-    return apply_overrides(config, overrides)
+    apply_overrides(config, overrides)
+    _check_train(config.train, path)
+    return config
+
+
+def _check_train(train: DictConfig, path: str) -> None:
+    missing = [key for key in TRAIN_KEYS if key not in train]
+    if missing:
+        raise ConfigError(
+            f"train of {path} lacks {', '.join(missing)}; start from configs/common/train.py"
+        )
+    for key, least in (("max_iter", 1), ("log_period", 1), ("eval_period", 0)):
+        if not isinstance(train[key], int) or train[key] < least:
+            raise ConfigError(
+                f"train.{key} is {train[key]!r}; expected a whole number of iterations, "
+                f"{least} or more"
+            )
 
 
 def _check_file(path: str) -> None:
@@ -125,6 +154,8 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         try:
             override = parser.parse_override(text)
+            if not override.key_or_group:
+                raise HydraException("it has no key")
         except HydraException as error:
             raise ConfigError(
                 f"The override {text!r} can't be read ({str(error).splitlines()[0]}); expected "

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,27 @@ from torch.multiprocessing import ProcessExitedException
 from lvt_d2.errors import ConfigError, LVTError
 
 TIMEOUT = timedelta(minutes=30)
+INTERRUPTED = 128 + signal.SIGINT  # what shells expect of a program ended by Ctrl-C
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def under_torchrun() -> bool:
     """Whether this process is one of a group that torchrun (or its like) has started."""
     return all(name in os.environ for name in _TORCHRUN)
+
+
+def is_gpu(device: str) -> bool:
+    """Whether ``train.device`` is a GPU.
+
+    Raises:
+        ConfigError: it is neither a GPU nor the CPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"train.device is {device!r}; expected 'cuda' (the GPU of each process; choose among "
+            "them by CUDA_VISIBLE_DEVICES) or 'cpu'"
+        )
+    return device == "cuda"
 
 
 def check_devices(num_gpus: int, device: str) -> int:
@@ -36,7 +52,7 @@ def check_devices(num_gpus: int, device: str) -> int:
     """
     if num_gpus < 0:
         raise ConfigError(f"--num-gpus is {num_gpus}; expected 0 (CPU) or more")
-    if torch.device(device).type == "cuda":
+    if is_gpu(device):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if num_gpus > found:
             remedy = f"--num-gpus {found}" if found else "--num-gpus 0, which trains on the CPU"
@@ -81,6 +97,9 @@ def launch(main: Callable, args: argparse.Namespace, device: str) -> int:
         return report(error)
     except SystemExit as ended:  # the only process is this one
         return ended.code
+    except KeyboardInterrupt:
+        print("\nInterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     except ProcessExitedException as ended:
         if ended.signal_name:
             print(
@@ -97,7 +116,7 @@ def _gpus_hidden_unless(device: str) -> Iterator[None]:
     """Detectron2's launch picks NCCL wherever a GPU is visible, even for a model on the CPU."""
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
-    hide = torch.device(device).type == "cpu"
+    hide = not is_gpu(device)
     if hide:
         os.environ[name] = ""
     try:
@@ -118,7 +137,7 @@ def _join_torchrun(main: Callable, args: argparse.Namespace, device: str) -> int
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} contradicts; leave "
             "both options out under torchrun (--num-gpus 0 for the CPU)"
         )
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu = is_gpu(device)
     if on_gpu:
         check_devices(local_world, device)
         torch.cuda.set_device(local_rank)

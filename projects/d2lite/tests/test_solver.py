@@ -30,10 +30,11 @@ from torch import nn
 
 def _rates(optimizer, scheduler, count):
     rates = []
-    for _ in range(count):
+    for i in range(count):
+        if i:
+            optimizer.step()
+            scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
     return rates
 
 
@@ -115,7 +116,7 @@ def test_multiplier_state_is_plain_and_resumes():
     optimizer, scheduler = fresh()
     straight = _rates(optimizer, scheduler, 10)
     optimizer, scheduler = fresh()
-    _rates(optimizer, scheduler, 4)
+    _rates(optimizer, scheduler, 5)
     assert set(scheduler.state_dict()) == {"base_lrs", "last_epoch"}
     assert scheduler.state_dict()["last_epoch"] == 4
     resumed, scheduler = fresh(last_iter=3, initial=optimizer.state_dict())
