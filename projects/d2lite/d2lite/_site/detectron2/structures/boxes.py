@@ -144,8 +144,10 @@ class Boxes:
         Raises:
             AssertionError: a coordinate is infinite or NaN.
         """
-        if torch.jit.is_scripting() or not torch.compiler.is_compiling():
-            # A graph that torch.export makes can't branch on values.
+        exporting = False
+        if not torch.jit.is_scripting():
+            exporting = torch.compiler.is_compiling()
+        if not exporting:  # a graph that torch.export makes can't branch on values
             assert torch.isfinite(self.tensor).all(), "Box tensor contains infinite or NaN!"
         h, w = box_size
         x0 = self.tensor[:, 0].clamp(min=0, max=w)
