@@ -6,6 +6,7 @@ Overrides of the config follow: dataloader.train.dataset.names=shapes_train_pano
 """
 
 import argparse
+import colorsys
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import lvt_d2  # noqa: E402, F401  (decides which engine answers to `detectron2`
 
 # isort: split
 from detectron2.config import LazyConfig, instantiate  # noqa: E402
-from detectron2.data import MetadataCatalog, detection_utils  # noqa: E402
+from detectron2.data import Metadata, MetadataCatalog, detection_utils  # noqa: E402
 from detectron2.utils.env import seed_all_rng  # noqa: E402
 from detectron2.utils.logger import setup_logger  # noqa: E402
 from detectron2.utils.visualizer import Visualizer  # noqa: E402
@@ -28,7 +29,21 @@ from lvt_d2.errors import LVTError  # noqa: E402
 SHORT_SIDE = 480  # pixels that small images are enlarged to, so that labels can be read
 
 
-def draw(sample: dict, image_format: str, metadata) -> np.ndarray:
+def instance_colors(count: int) -> list[tuple[float, float, float]]:
+    """Bright RGB colours in 0..1 with hues far apart: labels are written in them on black."""
+    return [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.6 + 0.2 * (i % 2), 1.0) for i in range(count)]
+
+
+def bright_semantic_metadata(metadata: Metadata) -> Metadata:
+    """The stuff classes with their colours scaled to full brightness, for the same reason."""
+    colors = np.asarray(metadata.stuff_colors, float)
+    colors *= 255 / np.maximum(colors.max(axis=1, keepdims=True), 1)
+    return Metadata(
+        stuff_classes=metadata.stuff_classes, stuff_colors=colors.round().astype(int).tolist()
+    )
+
+
+def draw(sample: dict, image_format: str, metadata: Metadata) -> np.ndarray:
     """Picture (H, 2W, 3) of one mapped sample: boxes, masks and labels; semantic labels."""
     image = sample["image"].permute(1, 2, 0).numpy()
     image = detection_utils.convert_image_to_rgb(image, image_format).astype(np.uint8)
@@ -38,8 +53,9 @@ def draw(sample: dict, image_format: str, metadata) -> np.ndarray:
         boxes=instances.gt_boxes,
         masks=instances.gt_masks,
         labels=[metadata.thing_classes[c] for c in instances.gt_classes.tolist()],
+        assigned_colors=instance_colors(len(instances)),
     )
-    right = Visualizer(image, metadata, scale=scale).draw_sem_seg(
+    right = Visualizer(image, bright_semantic_metadata(metadata), scale=scale).draw_sem_seg(
         sample["sem_seg"], area_threshold=0, alpha=0.7
     )
     return np.concatenate([left.get_image(), right.get_image()], axis=1)
