@@ -9,14 +9,13 @@ import time
 from collections import Counter
 
 import torch
-from iopath.common.file_io import PathManager as PathManagerBase
 from tabulate import tabulate
 from termcolor import colored
 
+from detectron2.utils.file_io import PathManager
+
 __all__ = ["setup_logger", "log_first_n", "log_every_n", "log_every_n_seconds"]
 
-# A manager of its own: files of logs need none of the handlers that file_io registers.
-PathManager = PathManagerBase()
 _PREFIXES = {
     logging.WARNING: ("WARNING", ["blink"]),
     logging.ERROR: ("ERROR", ["blink", "underline"]),
