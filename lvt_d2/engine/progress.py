@@ -43,6 +43,11 @@ def writer_hooks(output_dir: str, max_iter: int, log_period: int) -> list[HookBa
     ]
 
 
+def _has_terminal() -> bool:
+    """Whether standard error is a terminal with room for a bar (some containers' have none)."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+
+
 class ProgressBar(EventWriter):
     """Iteration, losses, learning rate, iterations/s and time left.
 
@@ -67,7 +72,7 @@ class ProgressBar(EventWriter):
         self.max_iter = max_iter
         self.log_period = log_period
         self.window_size = window_size
-        self.terminal = sys.stderr.isatty() if terminal is None else terminal
+        self.terminal = _has_terminal() if terminal is None else terminal
         self._bar: tqdm | None = None
         self._guard: _ConsoleGuard | None = None
         self._drawn_at = 0.0
@@ -103,6 +108,8 @@ class ProgressBar(EventWriter):
                 desc="train",
                 unit="it",
                 dynamic_ncols=True,
+                mininterval=0,  # drawn whenever it is updated
+                miniters=1,
                 file=sys.stderr,
             )
             self._guard = _ConsoleGuard(self._bar)
@@ -113,7 +120,6 @@ class ProgressBar(EventWriter):
         short = {name.removeprefix("loss_"): text for name, text in self._numbers(storage).items()}
         self._bar.set_postfix(short, refresh=False)
         self._bar.update(done - self._bar.n)
-        self._bar.refresh()
 
     def _numbers(self, storage: EventStorage) -> dict[str, str]:
         """Total loss, single losses and rate, as text by name."""
