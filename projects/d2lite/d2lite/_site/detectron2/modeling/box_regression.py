@@ -26,9 +26,7 @@ class Box2BoxTransform:
     """
 
     def __init__(
-        self,
-        weights: tuple[float, float, float, float],
-        scale_clamp: float = _DEFAULT_SCALE_CLAMP,
+        self, weights: tuple[float, float, float, float], scale_clamp: float = _DEFAULT_SCALE_CLAMP
     ):
         self.weights = weights
         self.scale_clamp = scale_clamp

@@ -19,10 +19,7 @@ class Matcher:
     """
 
     def __init__(
-        self,
-        thresholds: list[float],
-        labels: list[int],
-        allow_low_quality_matches: bool = False,
+        self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False
     ):
         limits = [-float("inf")]
         limits.extend(thresholds)

@@ -133,11 +133,7 @@ class ROIPooler(nn.Module):
 
         rois = convert_boxes_to_pooler_format(box_lists)
         levels = assign_boxes_to_levels(
-            box_lists,
-            self.min_level,
-            self.max_level,
-            self.canonical_box_size,
-            self.canonical_level,
+            box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
         output = x[0].new_zeros([rois.shape[0], x[0].shape[1], height, width])
         for level, pooler in enumerate(self.level_poolers):

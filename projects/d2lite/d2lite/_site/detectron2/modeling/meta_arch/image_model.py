@@ -57,10 +57,7 @@ class ImageModel(nn.Module):
         """Semantic labels of all inputs (B, H, W), padded with the ignored label."""
         labels = [self._move_to_current_device(x["sem_seg"]) for x in batched_inputs]
         return ImageList.from_tensors(
-            labels,
-            self.backbone.size_divisibility,
-            ignore_value,
-            self.backbone.padding_constraints,
+            labels, self.backbone.size_divisibility, ignore_value, self.backbone.padding_constraints
         ).tensor
 
 

@@ -16,12 +16,7 @@ from ..postprocessing import sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, output_size
 
-__all__ = [
-    "SemanticSegmentor",
-    "SEM_SEG_HEADS_REGISTRY",
-    "SemSegFPNHead",
-    "build_sem_seg_head",
-]
+__all__ = ["SemanticSegmentor", "SEM_SEG_HEADS_REGISTRY", "SemSegFPNHead", "build_sem_seg_head"]
 
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 SEM_SEG_HEADS_REGISTRY.__doc__ = """

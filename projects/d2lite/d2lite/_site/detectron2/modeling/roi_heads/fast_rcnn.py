@@ -201,9 +201,7 @@ class FastRCNNOutputLayers(nn.Module):
             "use_fed_loss": box_head.USE_FED_LOSS,
             "use_sigmoid_ce": box_head.USE_SIGMOID_CE,
             "get_fed_loss_cls_weights": partial(
-                _fed_loss_cls_weights,
-                cfg.DATASETS.TRAIN,
-                box_head.FED_LOSS_FREQ_WEIGHT_POWER,
+                _fed_loss_cls_weights, cfg.DATASETS.TRAIN, box_head.FED_LOSS_FREQ_WEIGHT_POWER
             ),
             "fed_loss_num_classes": box_head.FED_LOSS_NUM_CLASSES,
         }
