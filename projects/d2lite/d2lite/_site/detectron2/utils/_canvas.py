@@ -267,7 +267,8 @@ class Canvas:
         if edge_color is None:
             darken = alpha > 0.8
             edge_color = self._change_color_brightness(color, -0.7) if darken else color
-        self.output.ax.add_patch(
+        # Not add_patch: it measures the outline point by point, to adapt axes that are fixed here.
+        self.output.ax.add_artist(
             mpl.patches.Polygon(
                 segment,
                 fill=True,

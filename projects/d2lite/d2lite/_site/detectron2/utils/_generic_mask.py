@@ -53,7 +53,12 @@ def find_contours(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
         arrays (n, 2) of integer x, y of the mask's own pixels along each border, counter-clockwise
         around pieces and clockwise around holes; and whether there are holes.
     """
-    inside = np.pad(np.asarray(mask) != 0, 1)
+    mask = np.asarray(mask) != 0
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return [], False
+    top, left = rows[0], columns[0]
+    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     width = inside.shape[1]
     steps = [row * width + column for row, column in _STEPS]
     pieces = ndimage.label(inside, _ALL)[0]
@@ -66,7 +71,8 @@ def find_contours(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
     starts.sort(key=lambda start: (-start[2], -start[1], -start[0]))
     buffer = inside.tobytes()
     chains = [np.array(_follow(buffer, pixel, side, steps)) for pixel, side, _ in starts]
-    return [np.stack([c % width - 1, c // width - 1], axis=1) for c in chains], len(holes) > 0
+    points = [np.stack([c % width - 1 + left, c // width - 1 + top], axis=1) for c in chains]
+    return points, len(holes) > 0
 
 
 class GenericMask:
