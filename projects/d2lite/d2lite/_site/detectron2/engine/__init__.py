@@ -4,14 +4,7 @@ from .launch import DEFAULT_TIMEOUT, launch
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 # A star import brings these; the names below live in their own modules, and here too.
-__all__ = [
-    "DEFAULT_TIMEOUT",
-    "AMPTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "launch",
-]
+__all__ = ["DEFAULT_TIMEOUT", "AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase", "launch"]
 
 from .defaults import (  # noqa: F401
     DefaultPredictor,

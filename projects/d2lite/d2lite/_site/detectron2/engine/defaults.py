@@ -257,30 +257,6 @@ class DefaultTrainer(TrainerBase):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    @property
-    def model(self):
-        return self._trainer.model
-
-    @model.setter
-    def model(self, value):
-        self._trainer.model = value
-
-    @property
-    def data_loader(self):
-        return self._trainer.data_loader
-
-    @data_loader.setter
-    def data_loader(self, value):
-        self._trainer.data_loader = value
-
-    @property
-    def optimizer(self):
-        return self._trainer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, value):
-        self._trainer.optimizer = value
-
     def resume_or_load(self, resume=True):
         """Continue from the last checkpoint of the output folder if asked and there, else load
         ``MODEL.WEIGHTS`` and start at iteration 0.
@@ -299,11 +275,12 @@ class DefaultTrainer(TrainerBase):
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
-        built = [hooks.IterationTimer(), hooks.LRScheduler()]
+        precise_bn = None
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg)
             count = cfg.TEST.PRECISE_BN.NUM_ITER
-            built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count))
+            precise_bn = hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count)
+        built = [hooks.IterationTimer(), hooks.LRScheduler(), precise_bn]
         # The checkpoint comes before the evaluation, so that a failure there loses nothing.
         if comm.is_main_process():
             built.append(
@@ -453,3 +430,15 @@ class DefaultTrainer(TrainerBase):
         if was_frozen:
             cfg.freeze()
         return cfg
+
+
+def _inner(name: str) -> property:
+    """An attribute of the trainer inside."""
+    return property(
+        lambda self: getattr(self._trainer, name),
+        lambda self, value: setattr(self._trainer, name, value),
+    )
+
+
+for _name in ("model", "data_loader", "optimizer"):
+    setattr(DefaultTrainer, _name, _inner(_name))
