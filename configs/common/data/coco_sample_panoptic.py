@@ -18,7 +18,7 @@ dataloader.train.total_batch_size = 2
 dataloader.evaluator.append(
     L(PredictionPictures)(
         dataset_name="${...test.dataset.names}",
-        output_dir="${train.output_dir}/pictures",
+        output_dir="${train.output_dir}/inference/pictures",
         max_pictures=12,
     )
 )

@@ -20,7 +20,7 @@ dataloader.test.batch_size = 4
 dataloader.evaluator.append(
     L(PredictionPictures)(
         dataset_name="${...test.dataset.names}",
-        output_dir="${train.output_dir}/pictures",
+        output_dir="${train.output_dir}/inference/pictures",
         max_pictures=12,
     )
 )
