@@ -1,8 +1,8 @@
-"""Learning rate over the course of a COCO panoptic training, as multipliers of the base rate."""
+"""Learning rate over the course of a training, as multipliers of the base rate."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import MultiStepParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 
 # 117,266 of train2017's 118,287 images hold a thing; 64 images an iteration.
 ITERATIONS_PER_EPOCH = 1833
@@ -25,3 +25,11 @@ max_iter_1x = 12 * ITERATIONS_PER_EPOCH
 max_iter_3x = 36 * ITERATIONS_PER_EPOCH
 lr_multiplier_1x = coco_schedule(12, (8, 11))
 lr_multiplier_3x = coco_schedule(36, (24, 33))
+
+# For runs of minutes: warm up for a tenth of the run, then down along a cosine.
+lr_multiplier_quick = L(WarmupParamScheduler)(
+    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+    warmup_length=0.1,
+    warmup_method="linear",
+    warmup_factor=0.01,
+)

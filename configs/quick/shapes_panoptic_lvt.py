@@ -1,12 +1,9 @@
 """The quickstart: Panoptic FPN on LVT, trained from nothing on generated scenes of 160 pixels."""
 
-from detectron2.config import LazyCall as L
-from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import CosineParamScheduler
-
 from ..common.data.shapes_panoptic import dataloader
 from ..common.models.panoptic_fpn_lvt import model
 from ..common.optim import AdamW as optimizer
+from ..common.schedule import lr_multiplier_quick as lr_multiplier
 from ..common.train import train
 
 model.proposal_generator.pre_nms_topk = (500, 300)
@@ -19,9 +16,3 @@ optimizer.lr = 1e-3
 train.max_iter = 250
 train.log_period = 10
 train.eval_period = 0
-lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=0.1,
-    warmup_method="linear",
-    warmup_factor=0.01,
-)

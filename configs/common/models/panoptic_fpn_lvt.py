@@ -55,9 +55,7 @@ model = L(MergePanopticFPN)(
         batch_size_per_image=512,
         positive_fraction=0.25,
         # Detectron2: Matcher without low-quality matches
-        proposal_matcher=L(FlooredMatcher)(
-            thresholds=(0.5,), labels=(0, 1), low_quality_floor=0.5
-        ),
+        proposal_matcher=L(FlooredMatcher)(thresholds=(0.5,), labels=(0, 1), low_quality_floor=0.5),
         box_in_features=("p2", "p3", "p4", "p5"),
         box_pooler=L(ROIPooler)(
             output_size=7,

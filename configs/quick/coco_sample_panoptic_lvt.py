@@ -1,0 +1,16 @@
+"""Fits a handful of COCO images from nothing: shows that the real path learns, on a CPU."""
+
+from ..common.data.coco_sample_panoptic import dataloader
+from ..common.models.panoptic_fpn_lvt import model
+from ..common.optim import AdamW as optimizer
+from ..common.schedule import lr_multiplier_quick as lr_multiplier
+from ..common.train import train
+
+del dataloader.train.mapper.augmentations[1]  # no flip: what is fitted is what is tested
+model.proposal_generator.pre_nms_topk = (500, 300)
+model.proposal_generator.post_nms_topk = (300, 150)
+model.roi_heads.batch_size_per_image = 128
+optimizer.lr = 1e-3
+train.max_iter = 200
+train.log_period = 10
+train.eval_period = 0
