@@ -8,7 +8,7 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -20,7 +20,7 @@ from detectron2.evaluation import (
     verify_results,
 )
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 
 @pytest.fixture
@@ -209,6 +209,22 @@ def test_needs_a_folder_to_convert_other_formats(dataset):
     dataset("no_json")
     with pytest.raises(ValueError, match="output_dir must be provided"):
         COCOEvaluator("no_json")
+
+
+def test_other_formats_are_converted(dataset, tmp_path):
+    box = {"bbox": [5, 5, 25, 25], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    records = [
+        {"file_name": "1.jpg", "image_id": 1, "height": 40, "width": 60, "annotations": [box]}
+    ]
+    DatasetCatalog.register("plain", lambda: records)
+    meta = dataset("plain", thing_classes=["a", "b"])
+    evaluator = COCOEvaluator("plain", distributed=False, output_dir=str(tmp_path))
+    assert meta.json_file == str(tmp_path / "plain_coco_format.json")
+    evaluator.reset()
+    found = boxes_only([[5.0, 5.0, 25.0, 25.0]], [0.9], [0])
+    evaluator.process([{"image_id": 1}], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP-a"] == pytest.approx(100)
+    DatasetCatalog.remove("plain")
 
 
 def test_config_in_place_of_tasks(small, caplog):

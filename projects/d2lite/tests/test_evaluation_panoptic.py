@@ -84,6 +84,18 @@ def test_recorded_numbers(golden, tmp_path, caplog):
     assert "isthing" in pairs[0][1]["panoptic_seg"][1][0]  # the model's output is left alone
 
 
+def test_command_line(goldens, monkeypatch, caplog):
+    folder = goldens / "pq"
+    paths = ("gt.json", "gt", "pred.json", "pred")
+    options = ("--gt-json", "--gt-dir", "--pred-json", "--pred-dir")
+    argv = [x for o, p in zip(options, paths, strict=True) for x in (o, str(folder / p))]
+    monkeypatch.setattr("sys.argv", ["panoptic_evaluation", *argv])
+    monkeypatch.setattr("detectron2.utils.logger.setup_logger", lambda **arguments: None)
+    caplog.set_level(logging.INFO)
+    module._main()
+    assert "43.959" in caplog.text
+
+
 def test_missing_image_is_an_error(golden):
     evaluator = COCOPanopticEvaluator("golden_panoptic")
     evaluator.reset()
@@ -127,15 +139,11 @@ def test_map_without_list_of_segments(tmp_path):
         panoptic_json=str(tmp_path / "gt.json"),
         panoptic_root=str(tmp_path),
     )
-    # As a Detectron2 model that uses it, category ids of both kinds share one range here.
-    MetadataCatalog.get("divided")
     evaluator = COCOPanopticEvaluator("divided")
     evaluator.reset()
     pred = torch.tensor([[1, 1, 1000, 1000], [1, 1, 1000, -1]])
     before = pred.clone()
-    evaluator.process(
-        [{"image_id": 1, "file_name": "a.jpg"}], [{"panoptic_seg": (pred, None)}]
-    )
+    evaluator.process([{"image_id": 1, "file_name": "a.jpg"}], [{"panoptic_seg": (pred, None)}])
     assert torch.equal(pred, before)
     results = evaluator.evaluate()["panoptic_seg"]
     assert results["PQ"] == pytest.approx(100)
