@@ -1,5 +1,6 @@
 """Fixtures for all tests. Importing ``lvt_d2`` first decides which engine they run on."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,26 @@ def _reference_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data {folder} is not on this machine")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    """A test that sets up logging leaves nothing behind: its handlers write to its own streams."""
+    from detectron2.utils.logger import setup_logger
+
+    names = (None, "detectron2", "fvcore", "lvt_d2")
+    before = {
+        name: (log.handlers[:], log.level, log.propagate)
+        for name in names
+        for log in [logging.getLogger(name)]
+    }
+    yield
+    for name, (handlers, level, propagate) in before.items():
+        logger = logging.getLogger(name)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")

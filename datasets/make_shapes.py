@@ -42,8 +42,8 @@ def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.hypot(u, v) - 0.9
 
 
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.75
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.abs(np.hypot(u, v) - 0.7) - 0.25
 
 
 def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -60,18 +60,16 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (radius * np.cos(angle) - tip) * normal[0] + radius * np.sin(angle) * normal[1]
 
 
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = np.abs(u), np.abs(v)
-    arm = 0.3
-    return np.minimum(np.maximum(u - 0.92, v - arm), np.maximum(u - arm, v - 0.92))
+def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(u) - 0.95, np.abs(v) - 0.3)
 
 
 OUTLINES = {
     "disc": _disc,
-    "square": _square,
+    "ring": _ring,
     "triangle": _triangle,
     "star": _star,
-    "cross": _cross,
+    "bar": _bar,
 }
 
 
@@ -211,8 +209,8 @@ class Scene:
         """Try to place one thing; False where it would hide another one too much."""
         rng = self.rng
         category = THINGS[rng.integers(len(THINGS))]
-        radius = self.size * rng.uniform(0.09, 0.2)
-        x, y = rng.uniform(0.04 * self.size, 0.96 * self.size, 2)
+        radius = self.size * rng.uniform(0.11, 0.22)
+        x, y = rng.uniform(0.08 * self.size, 0.92 * self.size, 2)
         window, distance = self._outline(category["name"], x, y, radius)
         inside = distance <= 0
         count = len(self.segments) + 1

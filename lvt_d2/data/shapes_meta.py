@@ -6,10 +6,10 @@ object and region and tell nothing. The colours here are those of visualisations
 
 _THINGS = {
     "disc": [220, 20, 60],
-    "square": [0, 82, 199],
+    "ring": [0, 82, 199],
     "triangle": [255, 176, 0],
     "star": [106, 0, 228],
-    "cross": [0, 140, 90],
+    "bar": [0, 140, 90],
 }
 _STUFF = {
     "stripes": [134, 199, 156],

@@ -160,7 +160,11 @@ def run_main(main: Callable, args: argparse.Namespace) -> None:
     try:
         main(args)
     except LVTError as error:
-        sys.exit(report(error))
+        status = report(error)
+        if error.on_all_ranks and comm.get_world_size() > 1:
+            comm.synchronize()  # who leaves first takes the others along before they have spoken
+            dist.destroy_process_group()
+        sys.exit(status)
 
 
 def report(error: LVTError) -> int:

@@ -55,7 +55,8 @@ def test_eval_only_gives_the_official_maps(coco_tree, official_file, goldens, tm
     done = subprocess.run(
         [
             sys.executable, str(ROOT / "tools/lazyconfig_train_net.py"),
-            "--config-file", str(ROOT / "configs/panoptic_lvt.py"), "--eval-only", "--num-gpus", "0",
+            "--config-file", str(ROOT / "configs/panoptic_lvt.py"),
+            "--eval-only", "--num-gpus", "0",
             f"train.init_checkpoint={official_file}", f"train.output_dir={output}",
             "dataloader.test.num_workers=0",
         ],

@@ -272,6 +272,8 @@ def test_interrupt_ends_quickly(tmp_path):
         text=True,
         env=_environment(),
         cwd=ROOT,
+        # Started in the background, this process may have been told to ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if "total_loss" in line:
