@@ -1,5 +1,5 @@
 # `make quickstart` and `make test` work on a bare machine with Python, git and make.
-PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3.10 python3))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 OUTPUT ?= output/quickstart

@@ -36,14 +36,13 @@ setup(
         "tabulate",
         "tensorboard",
         "termcolor>=1.1",
-        "timm>=1.0",
         "torch>=2.4",
         "torchvision>=0.19",
         "tqdm>=4.60",
         "yacs>=0.1.8",
     ],
     extras_require={
-        "test": ["hypothesis>=6", "pytest>=8", "scikit-learn>=1.3"],
+        "test": ["hypothesis>=6", "pytest>=8"],
         "lint": ["ruff>=0.17"],
     },
 )
