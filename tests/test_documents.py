@@ -1,5 +1,6 @@
 """The documents: their commands name files that exist, their tables are the data file's."""
 
+import os
 import re
 import subprocess
 import sys
@@ -51,3 +52,11 @@ def test_links_of_the_documents():
         for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
             if not link.startswith("http"):
                 assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+
+
+def test_scripts_that_name_their_interpreter_can_be_executed():
+    scripts = [*(ROOT / "tools").glob("*.py"), *(ROOT / "datasets").glob("*.py")]
+    scripts = [path for path in scripts if path.read_text().startswith("#!")]
+    assert ROOT / "tools/lazyconfig_train_net.py" in scripts
+    for path in scripts:
+        assert os.access(path, os.X_OK), path
