@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Draws what the training loader feeds, after augmentation: instances beside semantic labels.
 
     python tools/visualize_data.py --config-file configs/panoptic_lvt.py --num 8 --output DIR
