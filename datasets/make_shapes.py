@@ -1,7 +1,8 @@
 """Draws the small data set ``shapes`` in COCO panoptic layout: a few hundred scenes in seconds.
 
 A scene has 2 or 3 textured stuff regions with unlabelled seams, 2 to 6 rotated, overlapping things
-whose class is their outline alone, at times an unlabelled smudge and a crowd of small shapes.
+whose class is their outline (each class has a typical hue, too, but it jitters into its
+neighbours'), at times an unlabelled smudge and a crowd of small shapes.
 Everything follows from ``--seed``; train and validation scenes have different seeds.
 
     python datasets/make_shapes.py --output datasets --train 400 --val 60
@@ -28,6 +29,9 @@ STUFF = [c for c in SHAPES_CATEGORIES if not c["isthing"]]
 _CROWD_SCENES = 0.12  # fraction of scenes with a crowd segment
 _SMUDGE_SCENES = 0.3  # fraction of scenes with an unlabelled object
 _MIN_VISIBLE = 0.55  # fraction of a thing that later ones must leave visible
+# Standard deviation of a thing's hue, on a circle of 6 with the classes 1.2 apart: neighbours share
+# colours, and only their outline tells them apart for sure.
+_HUE_JITTER = 0.4
 _SEAM = 1.2  # half width of the unlabelled seam between regions, in pixels
 
 
@@ -95,10 +99,13 @@ TEXTURES = {"stripes": _stripes, "checks": _checks, "dots": _dots, "grain": _gra
 
 
 def _color(
-    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
+    rng: np.random.Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hue: float | None = None,
 ) -> np.ndarray:
-    """A random RGB colour (3,), 0..255, of any hue."""
-    hue = rng.uniform(0, 6)
+    """A random RGB colour (3,), 0..255, of the given hue (0..6) or of any."""
+    hue = rng.uniform(0, 6) if hue is None else hue
     s, v = rng.uniform(*saturation), rng.uniform(*value)
     ramps = np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1
     return (255 * v * (1 - s + s * np.clip(ramps, 0, 1))).astype(np.float32)
@@ -194,10 +201,17 @@ class Scene:
         return window, OUTLINES[name](u / radius, v / radius) * radius
 
     def _fill(
-        self, window: tuple[slice, slice], distance: np.ndarray, x: float, y: float, radius: float
+        self,
+        name: str,
+        window: tuple[slice, slice],
+        distance: np.ndarray,
+        x: float,
+        y: float,
+        radius: float,
     ) -> None:
-        """Paint a shape: shadow, body lit from the upper left, dark rim."""
-        color = _color(self.rng, (0.55, 0.95), (0.6, 1.0))
+        """Paint a shape of a class: shadow, body lit from the upper left, dark rim."""
+        hue = 6 * list(OUTLINES).index(name) / len(OUTLINES) + self.rng.normal(0, _HUE_JITTER)
+        color = _color(self.rng, (0.55, 0.95), (0.6, 1.0), hue)
         shadow = np.pad(distance, ((2, 0), (2, 0)), mode="edge")[:-2, :-2]
         self._blend(window, 0.35 * np.clip(0.75 - shadow / 4, 0, 1), np.zeros(3, np.float32))
         light = 1 - 0.25 * (self._x[window] - x + self._y[window] - y) / (2 * radius)
@@ -218,7 +232,7 @@ class Scene:
         visible = np.bincount(self.owner.ravel(), minlength=count) - hidden
         if any(visible[i] < _MIN_VISIBLE * area for i, area in self._own_area.items()):
             return False
-        self._fill(window, distance, x, y, radius)
+        self._fill(category["name"], window, distance, x, y, radius)
         owner = self._new_segment(category)
         self.owner[window][inside] = owner
         self._own_area[owner] = int(inside.sum())
@@ -234,7 +248,7 @@ class Scene:
             radius = self.size * rng.uniform(0.03, 0.045)
             x, y = centre + rng.normal(0, 0.09 * self.size, 2)
             window, distance = self._outline(category["name"], x, y, radius)
-            self._fill(window, distance, x, y, radius)
+            self._fill(category["name"], window, distance, x, y, radius)
             self.owner[window][distance <= 0] = owner
 
     def _paint_smudge(self) -> None:

@@ -1,7 +1,7 @@
 """Classes of the generated set ``shapes``; `datasets/make_shapes.py` draws it.
 
-Things differ by their outline alone, stuff by its texture; colours are drawn anew for every
-object and region and tell nothing. The colours here are those of visualisations.
+Things differ by their outline, stuff by its texture. Things of a class have a typical hue that
+jitters into its neighbours'; stuff has any colour. The colours here are those of visualisations.
 """
 
 _THINGS = {
