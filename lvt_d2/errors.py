@@ -17,6 +17,14 @@ class LVTError(RuntimeError):
     exit_status = 1
     on_all_ranks = False
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.startswith("Caught "):
+            # DataLoader raises an error of its workers anew, with their traceback as its text.
+            kind = type(self)
+            text = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].rstrip()
+        return text
+
 
 class ConfigError(LVTError, ValueError):
     """A config file, an override or a command-line option can't be what the user means."""

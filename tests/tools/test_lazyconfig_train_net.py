@@ -21,17 +21,16 @@ CONFIG = Path(__file__).with_name("toy_config.py")
 LOGGERS = ("detectron2", "fvcore", "lvt_d2")
 
 
-def _environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def _environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
-def _process(folder, *arguments, launcher=()):
+def _process(folder, *arguments, launcher=(), config=CONFIG, **environment):
     """The tool as users start it."""
-    command = [sys.executable, *launcher, str(TOOL), "--config-file", str(CONFIG), *arguments]
+    command = [sys.executable, *launcher, str(TOOL), "--config-file", str(config), *arguments]
     command.append(f"train.output_dir={folder}")
-    return subprocess.run(
-        command, capture_output=True, text=True, env=_environment(), cwd=ROOT, timeout=300
-    )
+    env = _environment(**environment)
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=300)
 
 
 @contextlib.contextmanager
@@ -114,6 +113,7 @@ def test_progress_lines(trained):
     for word in ("loss_a", "loss_b", "lr ", "it/s", "left 0:00:0"):
         assert word in lines[1]
     assert "\r" not in done.stderr, "no bar where there is no terminal"
+    assert "FutureWarning" not in done.stderr and "No CUDA runtime" not in done.stderr
 
 
 def test_eval_only(trained, tmp_path):
@@ -246,6 +246,27 @@ def test_bad_config_files(tmp_path, name, content, words):
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_images(tmp_path, workers):
+    make = [sys.executable, str(ROOT / "datasets/make_shapes.py"), "--output", str(tmp_path)]
+    subprocess.run([*make, "--train", "4", "--val", "1"], check=True, env=_environment())
+    for image in (tmp_path / "shapes").rglob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:1000])
+    done = _process(
+        tmp_path / "out",
+        "--num-gpus",
+        "0",
+        f"dataloader.train.num_workers={workers}",
+        "dataloader.train.total_batch_size=1",
+        config=ROOT / "configs/quick/shapes_panoptic_lvt.py",
+        DETECTRON2_DATASETS=str(tmp_path),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.startswith("\nDatasetError: the image ")
+    assert "can't be decoded" in done.stderr and done.stderr.count("\n") == 2
 
 
 def test_bugs_keep_their_traceback(tmp_path):
