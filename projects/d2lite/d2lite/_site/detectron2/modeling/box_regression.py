@@ -1,6 +1,7 @@
 """How a network's numbers move boxes, and the loss on them."""
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,14 @@ _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 __all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
 
 
-# Compiled, so that scripted modules may hold its instances.
-@torch.jit.script
+def _compiled(cls):
+    """The class, compiled, so that scripted modules may hold its instances."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # nothing else lets modules hold them
+        return torch.jit.script(cls)
+
+
+@_compiled
 class Box2BoxTransform:
     """The encoding of R-CNN: shift by a fraction of the size, scale by an exponential.
 

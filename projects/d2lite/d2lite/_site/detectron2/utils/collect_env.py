@@ -8,7 +8,6 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-import torch.utils.cpp_extension
 from tabulate import tabulate
 
 __all__ = ["collect_env_info"]
@@ -35,11 +34,12 @@ def _driver_version() -> str:
 def _gpu_rows() -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         return [("GPU available", "No: torch.cuda.is_available() == False")]
+    from torch.utils.cpp_extension import CUDA_HOME as home  # it complains where no GPU is
+
     devices = defaultdict(list)
     for k in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(k)
         devices[f"{torch.cuda.get_device_name(k)} (arch={major}.{minor})"].append(str(k))
-    home = torch.utils.cpp_extension.CUDA_HOME
     suffix = "" if home is None or os.path.isdir(home) else " - invalid!"
     rows = [("GPU available", "Yes")]
     rows += [("GPU " + ",".join(ids), name) for name, ids in devices.items()]
