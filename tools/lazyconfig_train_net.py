@@ -43,7 +43,15 @@ from detectron2.engine import create_ddp_model, default_argument_parser, default
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from lvt_d2.checkpoint import LVTCheckpointer
-from lvt_d2.engine import Trainer, amp_dtype, evaluate, launch, load_config, writer_hooks
+from lvt_d2.engine import (
+    Trainer,
+    amp_dtype,
+    evaluate,
+    launch,
+    load_config,
+    make_settings_plain,
+    writer_hooks,
+)
 from lvt_d2.errors import LVTError
 from lvt_d2.engine.launch import report
 from omegaconf import DictConfig
@@ -85,7 +93,7 @@ def do_train(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train, evaluating on the way and at the end."""
     model = build_model(cfg)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = make_settings_plain(instantiate(cfg.optimizer))
     data_loader = instantiate(cfg.dataloader.train)
 
     ddp = dict(cfg.train.ddp)

@@ -3,6 +3,7 @@
 from .config import apply_overrides, load_config
 from .evaluate import evaluate
 from .launch import check_devices, launch, under_torchrun
+from .optimizer import make_settings_plain
 from .progress import ProgressBar, writer_hooks
 from .trainer import Trainer, amp_dtype
 
@@ -15,6 +16,7 @@ __all__ = [
     "evaluate",
     "launch",
     "load_config",
+    "make_settings_plain",
     "under_torchrun",
     "writer_hooks",
 ]

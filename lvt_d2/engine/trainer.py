@@ -32,7 +32,8 @@ class Trainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` with mixed precision on CPU and GPU.
 
     A step whose loss is NaN or infinite on any process raises the same `NonFiniteLossError` on
-    all of them, before a parameter is touched.
+    all of them, before a parameter is touched. A model that refuses to compute a loss
+    (FloatingPointError, as Detectron2's proposals do) raises one on its own process.
 
     Args:
         model: returns a loss or a dict of losses for a batch.
@@ -64,7 +65,8 @@ class Trainer(SimpleTrainer):
         """One update.
 
         Raises:
-            NonFiniteLossError: a loss is NaN or infinite; no parameter has changed.
+            NonFiniteLossError: a loss is NaN or infinite, or the model found such numbers before
+                there was a loss; no parameter has changed.
         """
         if not self.model.training:
             raise RuntimeError("The model is in evaluation mode; call model.train() to go on")
@@ -87,8 +89,20 @@ class Trainer(SimpleTrainer):
         with torch.autocast(
             self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
         ):
-            losses = self.model(batch)
+            try:
+                losses = self.model(batch)
+            except FloatingPointError as error:
+                raise self._diverged(error, batch) from error
         return {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
+
+    def _diverged(self, error: FloatingPointError, batch) -> NonFiniteLossError:
+        text = " ".join(str(error).split()).rstrip(".")
+        refusal = NonFiniteLossError(
+            f"At iteration {self.iter} the model gave no loss ({text}). "
+            + _advice(_image_names(batch), self.optimizer.param_groups[0]["lr"])
+        )
+        refusal.on_all_ranks = False  # the others wait for this process's gradients
+        return refusal
 
     def _refuse_non_finite(self, losses: dict[str, torch.Tensor], batch) -> None:
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
@@ -135,7 +149,12 @@ def _describe_non_finite(iteration: int, reports: list, lr: float) -> str:
     others = ", ".join(f"{name} {value:.4g}" for name, value in fine.items() if name not in bad)
     return (
         f"At iteration {iteration} {', '.join(f'{name} is {v}' for name, v in bad.items())}"
-        f"{f' (the other losses: {others})' if others else ''}. "
+        f"{f' (the other losses: {others})' if others else ''}. " + _advice(images, lr)
+    )
+
+
+def _advice(images: list[str], lr: float) -> str:
+    return (
         f"Images of this batch: {', '.join(images) or 'the loader gives no file_name'}. "
         "No parameter was updated by this step. The rate is often too high "
         f"({lr:.3g} now): try a lower optimizer.lr or a longer warm-up; with train.amp.enabled "

@@ -86,6 +86,24 @@ def test_finite_losses_are_listed_too():
         trainer.train(0, 1)
 
 
+def test_models_that_refuse_to_compute_a_loss():
+    class Proposals(_Model):
+        def forward(self, batch):
+            if batch[0]["file_name"] == "4.jpg":
+                raise FloatingPointError("Predicted boxes or scores\n contain Inf/NaN.")
+            return super().forward(batch)
+
+    model = Proposals()
+    trainer = Trainer(model, _loader(), torch.optim.SGD(model.parameters(), lr=0.25))
+    with pytest.raises(NonFiniteLossError) as error:
+        trainer.train(0, 5)
+    text = str(error.value)
+    assert "iteration 2 the model gave no loss (Predicted boxes or scores contain Inf/NaN)" in text
+    assert "4.jpg, 5.jpg" in text and "0.25" in text and "optimizer.lr" in text
+    assert not error.value.on_all_ranks and NonFiniteLossError.on_all_ranks
+    assert [i for _, i in trainer.storage.history("total_loss").values()] == [0, 1]
+
+
 def test_batches_without_names():
     def loader():
         while True:
