@@ -6,8 +6,7 @@ Published: 42.8 PQ on val2017. ImageNet weights of the backbone: ``train.init_ch
 from .common.data.coco_panoptic import dataloader
 from .common.models.panoptic_fpn_lvt import model
 from .common.optim import AdamW as optimizer
-from .common.schedule import lr_multiplier_3x as lr_multiplier
-from .common.schedule import max_iter_3x
+from .common.schedule import lr_multiplier_3x as lr_multiplier, max_iter_3x
 from .common.train import train
 
 train.max_iter = max_iter_3x

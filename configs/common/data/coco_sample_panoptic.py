@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 
 from lvt_d2.data import ResizeKeepRatio
-from lvt_d2.evaluation import PredictionPictures
 
+from ..pictures import pictures
 from .coco_panoptic import dataloader
 
 dataloader.train.dataset.names = "coco_sample_panoptic"
@@ -15,10 +15,4 @@ dataloader.train.mapper.augmentations[0] = L(ResizeKeepRatio)(short_edge=320, ma
 dataloader.test.mapper.augmentations[0] = L(ResizeKeepRatio)(short_edge=320, max_size=640)
 
 dataloader.train.total_batch_size = 2
-dataloader.evaluator.append(
-    L(PredictionPictures)(
-        dataset_name="${...test.dataset.names}",
-        output_dir="${train.output_dir}/inference/pictures",
-        max_pictures=12,
-    )
-)
+dataloader.evaluator.append(pictures)

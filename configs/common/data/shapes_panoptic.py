@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 
 from lvt_d2.data import ResizeKeepRatio
-from lvt_d2.evaluation import PredictionPictures
 
+from ..pictures import pictures
 from .coco_panoptic import dataloader
 
 dataloader.train.dataset.names = "shapes_train_panoptic"
@@ -17,10 +17,4 @@ dataloader.test.mapper.augmentations[0] = L(ResizeKeepRatio)(short_edge=160, max
 dataloader.train.total_batch_size = 8
 dataloader.test.batch_size = 4
 
-dataloader.evaluator.append(
-    L(PredictionPictures)(
-        dataset_name="${...test.dataset.names}",
-        output_dir="${train.output_dir}/inference/pictures",
-        max_pictures=12,
-    )
-)
+dataloader.evaluator.append(pictures)
