@@ -1,6 +1,6 @@
 """Ground truth of registered panoptic sets for evaluators, read from the panoptic PNGs."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -89,18 +89,21 @@ class PanopticGroundTruth:
         ]
         return sorted(categories, key=lambda category: category["id"])
 
+    @cached_property
+    def _own_ids(self) -> dict[bool, dict[int, int]]:
+        """The set's own ids by contiguous class, of things (True) and stuff (False)."""
+        meta = self.metadata
+        return {
+            True: {c: i for i, c in meta.thing_dataset_id_to_contiguous_id.items()},
+            False: {c: i for i, c in meta.stuff_dataset_id_to_contiguous_id.items()},
+        }
+
     def to_dataset_ids(self, segments: list[dict]) -> list[dict]:
         """Copies of segments whose ``category_id`` is the set's own.
 
         Raises:
             ValueError: a class is beyond those of the set.
         """
-        if not hasattr(self, "_own_ids"):
-            meta = self.metadata
-            self._own_ids = {
-                True: {c: i for i, c in meta.thing_dataset_id_to_contiguous_id.items()},
-                False: {c: i for i, c in meta.stuff_dataset_id_to_contiguous_id.items()},
-            }
         converted = []
         for segment in segments:
             own_ids = self._own_ids[bool(segment["isthing"])]

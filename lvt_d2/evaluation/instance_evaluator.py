@@ -24,6 +24,8 @@ from lvt_d2.errors import ConfigError
 from lvt_d2.evaluation.ground_truth import PanopticGroundTruth
 
 logger = logging.getLogger(__name__)
+# Detectron2's setup shows every level of this project's own loggers.
+_pycocotools_logger = logging.getLogger("pycocotools")
 
 _TASKS = ("bbox", "segm")
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCOeval's stats
@@ -31,6 +33,8 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCOe
 
 class InstanceEvaluator(DatasetEvaluator):
     """Box and mask AP in percent, by pycocotools, with the names and tables of `COCOEvaluator`.
+
+    pycocotools' own text goes to the logger ``pycocotools`` at the level DEBUG.
 
     The true objects are the thing segments of the panoptic PNGs, boxes drawn tight around them;
     crowds are ignored regions, as COCO has them. Compared with COCO's instance files, masks don't
@@ -194,7 +198,7 @@ class InstanceEvaluator(DatasetEvaluator):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        logger.debug("pycocotools on %s:\n%s", task, printed.getvalue())
+        _pycocotools_logger.debug("On %s:\n%s", task, printed.getvalue())
         results = {
             name: 100 * float(value) if value >= 0 else float("nan")
             for name, value in zip(_METRICS, evaluation.stats[: len(_METRICS)], strict=True)

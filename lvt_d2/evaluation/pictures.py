@@ -12,7 +12,6 @@ from detectron2.data import detection_utils
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
 from lvt_d2.evaluation.ground_truth import PanopticGroundTruth
@@ -84,6 +83,9 @@ class PredictionPictures(DatasetEvaluator):
     def _overlay(
         self, image: np.ndarray, ids: np.ndarray, segments: list[dict] | None
     ) -> np.ndarray:
+        # Detectron2's needs OpenCV, which configs that only name this class must load without.
+        from detectron2.utils.visualizer import ColorMode, Visualizer
+
         image = _enlarge(image, Image.Resampling.BICUBIC)
         ids = _enlarge(ids.astype(np.int32), Image.Resampling.NEAREST)
         visualizer = Visualizer(image, self._truth.metadata, instance_mode=ColorMode.SEGMENTATION)
