@@ -1,4 +1,9 @@
-"""Builders by name for users of YAML configs: ``MODEL.BACKBONE.NAME: build_lvt_fpn_backbone``."""
+"""Builders by name for users of YAML configs: ``MODEL.BACKBONE.NAME: build_lvt_fpn_backbone``.
+
+``MODEL.BACKBONE.FREEZE_AT`` is 2 by default in ``get_cfg``, which freezes the patch embedding and
+res2, as for Detectron2's ResNets; set it to 0 to train all of the network, as when it is trained
+from scratch.
+"""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
