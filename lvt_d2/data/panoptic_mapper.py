@@ -7,23 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils as utils
-from detectron2.data import transforms as T
+from detectron2.data import detection_utils as utils, transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
-from PIL import UnidentifiedImageError
 
+from lvt_d2.data.counter import SharedCounter
 from lvt_d2.data.panoptic_png import (
     check_against_json,
     encode_ids,
     read_panoptic_ids,
     segment_codes,
 )
-from lvt_d2.errors import DatasetError, DatasetFileNotFoundError
+from lvt_d2.data.reading import unreadable_as_dataset_error
+from lvt_d2.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
 
 MIN_SIZE = 32  # the backbone's coarsest stride: it can't see less than one such cell
 _BOX_SOURCES = ("json", "masks")
+_IMAGE_FORMATS = ("RGB", "BGR")
+_MOST_IN_A_ROW = 50  # broken images on end: not some are broken, but the set is
 _THINGS_LABEL = 0  # class of all thing pixels in the semantic labels
 
 
@@ -54,12 +56,15 @@ class PanopticMapper:
             become loose when an augmentation rotates. ``"masks"``: tight boxes of the final masks.
         ignore_label: semantic label of void pixels.
         min_size: least side in pixels of an image, before and after augmentation.
-        skip_broken: an unusable training image is logged, counted in ``num_skipped`` (per process)
-            and answered with None, on which Detectron2's loader draws another; otherwise it raises.
+        skip_broken: an unusable training image is logged, counted in ``num_skipped`` (over all
+            workers of a training process) and answered with None, on which Detectron2's loader
+            draws another; otherwise it raises.
 
     Raises:
+        ConfigError: an argument can't be what is meant.
         DatasetError: when called, where a file is missing or broken, sizes or ids disagree with the
-            JSON, or the image is under ``min_size``; the message names the file.
+            JSON, or the image is under ``min_size``; the message names the file. With
+            ``skip_broken``: 50 images in a row were skipped by one worker.
     """
 
     def __init__(
@@ -73,31 +78,45 @@ class PanopticMapper:
         min_size: int = MIN_SIZE,
         skip_broken: bool = False,
     ):
-        if box_source not in _BOX_SOURCES:
-            raise ValueError(f"box_source is {box_source!r}; expected one of {_BOX_SOURCES}")
+        _check_choice("box_source", box_source, _BOX_SOURCES)
+        _check_choice("image_format", image_format, _IMAGE_FORMATS)
+        if min_size < 0:
+            raise ConfigError(f"the mapper's min_size is {min_size}; expected 0 or more pixels")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
         self.box_source = box_source
         self.ignore_label = ignore_label
         self.min_size = min_size
-        self.skip_broken = skip_broken
-        self.num_skipped = 0
+        self._skipped = SharedCounter() if is_train and skip_broken else None
+        self._skipped_in_a_row = 0
+
+    @property
+    def num_skipped(self) -> int:
+        """Broken images that were skipped so far, by all workers of this process."""
+        return self._skipped.value if self._skipped is not None else 0
 
     def __call__(self, dataset_dict: dict) -> dict | None:
         """Map one dict, which stays as it is; None where ``skip_broken`` skips it."""
         try:
-            return self._map(copy.copy(dataset_dict))
+            result = self._map(copy.copy(dataset_dict))
         except DatasetError as error:
-            if not (self.is_train and self.skip_broken):
+            if self._skipped is None:
                 raise
-            self.num_skipped += 1
-            logger.warning(
-                "Skipped a broken training image (number %d of this process): %s",
-                self.num_skipped,
-                error,
-            )
+            self._skip(error)
             return None
+        self._skipped_in_a_row = 0
+        return result
+
+    def _skip(self, error: DatasetError) -> None:
+        total = self._skipped.increment()
+        logger.warning("Skipped a broken training image (%d in all): %s", total, error)
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= _MOST_IN_A_ROW:
+            raise DatasetError(
+                f"{_MOST_IN_A_ROW} training images in a row were broken and skipped ({total} in "
+                f"all): the set is broken as a whole. The last one: {error}"
+            ) from error
 
     def _map(self, result: dict) -> dict:
         image = self._read_image(result)
@@ -127,18 +146,8 @@ class PanopticMapper:
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
         """The image (H, W, 3) uint8, checked against the JSON's size."""
         path = dataset_dict["file_name"]
-        try:
+        with unreadable_as_dataset_error(f"the image {path}"):
             image = utils.read_image(path, format=self.image_format)
-        except FileNotFoundError as error:
-            raise DatasetFileNotFoundError(
-                f"the image {path} does not exist; datasets/README.md shows where images belong, "
-                "and datasets/check.py lists what else is missing"
-            ) from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DatasetError(
-                f"the image {path} can't be decoded ({error}); it is truncated or no image. Unpack "
-                "or download it again; datasets/check.py --full finds all such files"
-            ) from error
         found = image.shape[:2]
         expected = (dataset_dict.get("height", found[0]), dataset_dict.get("width", found[1]))
         if found != expected:
@@ -224,3 +233,8 @@ class PanopticMapper:
 
 def _as_index(codes: np.ndarray) -> np.ndarray:
     return codes if codes.dtype == np.uint8 else codes.astype(np.int64)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"the mapper's {name} is {value!r}; expected one of {choices}")

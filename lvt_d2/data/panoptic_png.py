@@ -4,9 +4,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lvt_d2.errors import DatasetError, DatasetFileNotFoundError
+from lvt_d2.data.reading import unreadable_as_dataset_error
+from lvt_d2.errors import DatasetError
 
 VOID_ID = 0
 _VOID_CODE = 0
@@ -24,26 +25,20 @@ def read_panoptic_ids(path: str) -> np.ndarray:
         DatasetError: the file is truncated, no image, or not 8-bit RGB.
     """
     path = str(path)
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            if image.mode != "RGB":
-                raise DatasetError(
-                    f"{path} is a {image.mode} image; panoptic labels are 8-bit RGB PNGs whose "
-                    "pixels are segment ids, R + 256 G + 65536 B. Point at the folder of panoptic "
-                    "PNGs, or write the file again in that form"
-                )
-            pixels = np.asarray(image)
-    except FileNotFoundError as error:
-        raise DatasetFileNotFoundError(
-            f"the panoptic PNG {path} does not exist; datasets/README.md shows where these files "
-            "belong, and datasets/check.py lists what else is missing"
-        ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DatasetError(
-            f"the panoptic PNG {path} can't be decoded ({error}); it is truncated or no image. "
-            "Unpack or download it again; datasets/check.py --full finds all such files"
-        ) from error
-    return rgb_to_ids(pixels)
+    with (
+        unreadable_as_dataset_error(f"the panoptic PNG {path}"),
+        PathManager.open(path, "rb") as file,
+        Image.open(file) as image,
+    ):
+        if image.mode != "RGB":
+            raise DatasetError(
+                f"{path} is a {image.mode} image; panoptic labels are 8-bit RGB PNGs whose pixels "
+                "are segment ids, R + 256 G + 65536 B. Point at the folder of panoptic PNGs, or "
+                "write the file again in that form"
+            )
+        # Pillow's own 4 bytes of a pixel are the id, little-endian, under a byte of padding.
+        pixels = np.frombuffer(image.tobytes("raw", "RGBX"), "<i4")
+        return (pixels & 0xFFFFFF).reshape(image.height, image.width)
 
 
 def rgb_to_ids(pixels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from lvt_d2.data import PanopticMapper, ResizeKeepRatio, read_panoptic_ids
 from lvt_d2.data.builtin import coco_sample_paths
 from lvt_d2.data.coco_panoptic import load_coco_panoptic
 from lvt_d2.data.panoptic_png import ids_to_rgb
-from lvt_d2.errors import DatasetError
+from lvt_d2.errors import ConfigError, DatasetError
 
 from .conftest import tiny_ids
 
@@ -231,9 +231,19 @@ def test_broken_training_images(tiny, caplog, name):
     assert skipping(bad) is None
     assert skipping(bad) is None
     assert skipping.num_skipped == 2
-    assert "Skipped a broken training image (number 2 of this process)" in caplog.text
+    assert "Skipped a broken training image (2 in all)" in caplog.text
     assert bad["file_name"].rsplit(".", 1)[0][-1] in caplog.text
     assert skipping(good) is not None
+
+
+def test_a_set_that_is_broken_as_a_whole(tiny):
+    bad, good = tiny.load()
+    (tiny.images / "2.jpg").unlink()
+    skipping = mapper(skip_broken=True)
+    for sample in [*[bad] * 49, good, *[bad] * 49]:
+        skipping(sample)
+    with pytest.raises(DatasetError, match=r"50 training images in a row .*\(99 in all\).*2\.jpg"):
+        skipping(bad)
 
 
 def test_nothing_is_skipped_at_test_time(tiny):
@@ -248,9 +258,12 @@ def test_too_small_after_augmentation(tiny):
     assert mapper(ResizeKeepRatio(16), min_size=16)(tiny.load()[0])["image"].shape[1] == 16
 
 
-def test_bad_box_source():
-    with pytest.raises(ValueError, match="'polygons'"):
-        mapper(box_source="polygons")
+@pytest.mark.parametrize(
+    ("option", "value"), [("box_source", "polygons"), ("image_format", "rgb"), ("min_size", -1)]
+)
+def test_bad_options(option, value):
+    with pytest.raises(ConfigError, match=f"{option} is {value!r}"):
+        mapper(**{option: value})
 
 
 def test_masks_of_coco_are_the_segments(coco_sample):
