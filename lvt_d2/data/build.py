@@ -5,15 +5,18 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import build_detection_test_loader as _build_test_loader
-from detectron2.data import build_detection_train_loader as _build_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader as _build_test_loader,
+    build_detection_train_loader as _build_train_loader,
+)
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 import lvt_d2.data.builtin  # noqa: F401  (registers the sets that configs name)
 from lvt_d2.data.panoptic_mapper import MIN_SIZE
-from lvt_d2.errors import DatasetError
+from lvt_d2.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,11 @@ _MAX_WORKERS = 8  # per process; more only multiply memory
 
 
 def get_panoptic_dicts(
-    names: str | Sequence[str], filter_empty: bool = True, min_size: int = MIN_SIZE
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_size: int = MIN_SIZE,
+    num_things: int | None = None,
+    num_stuff: int | None = None,
 ) -> list[dict]:
     """Load registered panoptic sets and drop the images that can't be trained on.
 
@@ -29,11 +36,14 @@ def get_panoptic_dicts(
         names: one name or several; several must have the same classes.
         filter_empty: drop images without any thing, crowds counted as things (the published rule).
         min_size: drop images with a side under this, in pixels; 0 keeps all.
+        num_things: classes of the model's boxes and masks; None does not compare them with the set.
+        num_stuff: labels of its semantic head, the stuff classes and "things"; None as before.
 
     Returns:
         Detectron2 dataset dicts; how many were dropped is logged.
 
     Raises:
+        ConfigError: the model has other numbers of classes than the sets.
         DatasetError: a name is unknown, classes differ, or no image is left.
     """
     names = [names] if isinstance(names, str) else list(names)
@@ -41,6 +51,7 @@ def get_panoptic_dicts(
         raise DatasetError("no data set is named; give at least one registered name")
     _check_known(names)
     _check_same_classes(names)
+    _check_model_classes(names[0], num_things, num_stuff)
     dicts = [d for name in names for d in DatasetCatalog.get(name)]
     kept = [d for d in dicts if min(d["height"], d["width"]) >= min_size]
     too_small = len(dicts) - len(kept)
@@ -89,6 +100,41 @@ def _check_same_classes(names: Sequence[str]) -> None:
                 )
 
 
+def _check_model_classes(name: str, num_things: int | None, num_stuff: int | None) -> None:
+    meta = MetadataCatalog.get(name)
+    wrong, remedies = [], []
+    for classes, expected, key, what in (
+        ("thing_classes", num_things, "model.roi_heads.num_classes", "things"),
+        (
+            "stuff_classes",
+            num_stuff,
+            "model.sem_seg_head.num_classes",
+            'stuff labels ("things" too)',
+        ),
+    ):
+        found = len(getattr(meta, classes, ()))
+        if expected is not None and found and found != expected:
+            wrong.append(f"{key} is {expected}, but the set has {found} {what}")
+            remedies.append(f"{key}={found}")
+    if wrong:
+        raise ConfigError(
+            f"the model does not fit the data set {name}: {'; '.join(wrong)}. Set "
+            f"{' '.join(remedies)}, or name another set in dataloader.train.dataset.names and "
+            "dataloader.test.dataset.names"
+        )
+
+
+def _workers(num_workers: int | None) -> int:
+    if num_workers is None:
+        return default_num_workers()
+    if num_workers < 0:
+        raise ConfigError(
+            f"num_workers of a loader is {num_workers}; expected 0 or more processes, or null for "
+            "the machine's cores shared out"
+        )
+    return num_workers
+
+
 def default_num_workers() -> int:
     """Loader processes per training process: the machine's cores shared out, at most 8."""
     if hasattr(os, "sched_getaffinity"):
@@ -117,8 +163,22 @@ def build_train_loader(
         aspect_ratio_grouping: batch wide images with wide ones and tall ones with tall ones.
         num_workers: processes per training process; None is `default_num_workers`, 0 loads in the
             training process.
+
+    Raises:
+        ConfigError: ``total_batch_size`` can't be shared out equally; ``num_workers`` is below 0.
     """
-    workers = default_num_workers() if num_workers is None else num_workers
+    processes = comm.get_world_size()
+    if (
+        not isinstance(total_batch_size, int)
+        or total_batch_size < 1
+        or total_batch_size % processes
+    ):
+        raise ConfigError(
+            f"dataloader.train.total_batch_size is {total_batch_size!r}, with {processes} training "
+            f"process{'es' if processes > 1 else ''}; expected a positive multiple of {processes}, "
+            "since every process takes as many images as the others"
+        )
+    workers = _workers(num_workers)
     return _build_train_loader(
         dataset,
         mapper=mapper,
@@ -145,6 +205,11 @@ def build_test_loader(
         mapper: see `PanopticMapper`.
         batch_size: images at a time and process.
         num_workers: as in `build_train_loader`.
+
+    Raises:
+        ConfigError: ``batch_size`` is below 1, or ``num_workers`` below 0.
     """
-    workers = default_num_workers() if num_workers is None else num_workers
+    if batch_size < 1:
+        raise ConfigError(f"dataloader.test.batch_size is {batch_size}; expected 1 or more images")
+    workers = _workers(num_workers)
     return _build_test_loader(dataset, mapper=mapper, batch_size=batch_size, num_workers=workers)

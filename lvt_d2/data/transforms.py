@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.data.transforms import Augmentation, NoOpTransform, Transform
 
+from lvt_d2.errors import ConfigError
+
 _WEIGHT_BITS = 11
 _ROWS_AT_ONCE = 16  # rows of the result whose 32-bit intermediates stay in the cache
 
@@ -132,6 +134,9 @@ class ResizeKeepRatio(Augmentation):
             lengths for ``"choice"``; one integer fixes the length.
         max_size: limit of the long side, in pixels.
         sample_style: ``"range"`` (uniform integers, the published one) or ``"choice"``.
+
+    Raises:
+        ConfigError: an argument can't be what is meant.
     """
 
     def __init__(
@@ -142,14 +147,14 @@ class ResizeKeepRatio(Augmentation):
     ):
         super().__init__()
         if sample_style not in ("range", "choice"):
-            raise ValueError(f"sample_style is {sample_style!r}; expected 'range' or 'choice'")
+            raise ConfigError(f"sample_style is {sample_style!r}; expected 'range' or 'choice'")
         lengths = (short_edge,) * 2 if isinstance(short_edge, int) else tuple(short_edge)
         if sample_style == "range" and (len(lengths) != 2 or lengths[0] > lengths[1]):
-            raise ValueError(
+            raise ConfigError(
                 f"short_edge is {lengths}; a range is (low, high) with low <= high, in pixels"
             )
         if not lengths or min(lengths) < 1 or max_size < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"short_edge is {lengths} and max_size {max_size}; both must be at least 1 pixel"
             )
         self.short_edge = lengths

@@ -1,10 +1,15 @@
 """Configs load, survive saving, and describe the published model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
+
+from lvt_d2.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "common" not in p.parts)
@@ -18,12 +23,49 @@ def count(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_config_loads_instantiates_and_survives_saving(path, tmp_path):
     cfg = LazyConfig.load(str(path))
-    assert KEYS <= set(cfg.keys())
+    assert set(cfg.keys()) == KEYS
     model = instantiate(cfg.model)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     assert LazyConfig.to_py(again) == LazyConfig.to_py(cfg)
     assert count(instantiate(again.model)) == count(model)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_model_and_data_have_the_same_classes(path, tmp_path):
+    cfg = LazyConfig.load(str(path))
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    for config in (cfg, LazyConfig.load(str(tmp_path / "config.yaml"))):
+        for dataset in (config.dataloader.train.dataset, config.dataloader.test.dataset):
+            metadata = MetadataCatalog.get(dataset.names)
+            assert dataset.num_things == len(metadata.thing_classes)
+            assert dataset.num_stuff == len(metadata.stuff_classes)
+        LazyConfig.apply_overrides(
+            config, ["model.roi_heads.num_classes=2", "model.sem_seg_head.num_classes=3"]
+        )
+        for split in ("train", "test"):
+            with pytest.raises(ConfigError, match=r"roi_heads.* is 2, .*sem_seg_head.* is 3, "):
+                instantiate(config.dataloader[split])
+
+
+def test_comparison_of_classes_can_be_turned_off():
+    cfg = LazyConfig.load(str(ROOT / "configs/panoptic_lvt.py"))
+    LazyConfig.apply_overrides(
+        cfg, ["dataloader.train.dataset.num_things=null", "dataloader.train.dataset.num_stuff=null"]
+    )
+    assert cfg.dataloader.test.dataset.num_things is cfg.dataloader.test.dataset.num_stuff is None
+
+
+def test_configs_load_where_the_visualizer_does_not():
+    script = (
+        "import sys, lvt_d2\n"
+        "from detectron2.config import LazyConfig\n"
+        "sys.modules['detectron2.utils.visualizer'] = None  # as where OpenCV is missing\n"
+        "for path in sys.argv[1:]: LazyConfig.load(path)\n"
+    )
+    command = [sys.executable, "-c", script, *map(str, CONFIGS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_published_sizes():

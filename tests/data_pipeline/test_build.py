@@ -1,9 +1,11 @@
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
+from torch.utils.data import DataLoader
 
 from lvt_d2.data import (
     PanopticMapper,
@@ -13,7 +15,7 @@ from lvt_d2.data import (
     register_panoptic_dataset,
 )
 from lvt_d2.data.build import default_num_workers
-from lvt_d2.errors import DatasetError
+from lvt_d2.errors import ConfigError, DatasetError
 
 CONFIGS = Path(__file__).parents[2] / "configs/common/data"
 
@@ -120,6 +122,57 @@ def test_a_broken_image_is_replaced(tiny, tiny_name):
     assert drawn == {4}
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_skipped_images_are_counted_over_all_workers(tiny, tiny_name, start_method):
+    dicts = get_panoptic_dicts(tiny_name)
+    (tiny.images / "2.jpg").unlink()
+    mapper = PanopticMapper(True, augmentations=[], image_format="RGB", skip_broken=True)
+    # Detectron2's data sets hold mappers like this, and pickle them with cloudpickle.
+    dataset = MapDataset(DatasetFromList(dicts), mapper)
+    assert dicts[0]["image_id"] == 2
+    loader = DataLoader(
+        dataset,
+        sampler=[0, 1, 0, 0],
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=start_method,
+    )
+    assert [sample["image_id"] for sample in loader] == [4] * 4
+    assert mapper.num_skipped == 3
+    copied = copy.deepcopy(mapper)
+    assert copied(dicts[0]) is None
+    assert (copied.num_skipped, mapper.num_skipped) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes"), [(0, 1), (-2, 1), (3, 2), (1.5, 1), ("8", 1), (None, 2)]
+)
+def test_bad_batch_sizes(monkeypatch, size, processes):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    message = f"total_batch_size is {size!r}, with {processes} training process"
+    with pytest.raises(ConfigError, match=message):
+        build_train_loader([{}], mapper=dict, total_batch_size=size, num_workers=0)
+
+
+def test_bad_loader_options():
+    with pytest.raises(ConfigError, match="dataloader.test.batch_size is 0"):
+        build_test_loader([{}], mapper=dict, batch_size=0)
+    with pytest.raises(ConfigError, match="num_workers of a loader is -1"):
+        build_test_loader([{}], mapper=dict, num_workers=-1)
+    with pytest.raises(ConfigError, match="num_workers of a loader is -1"):
+        build_train_loader([{}], mapper=dict, total_batch_size=1, num_workers=-1)
+
+
+def test_classes_of_the_model(tiny_name):
+    assert get_panoptic_dicts(tiny_name, num_things=2, num_stuff=3)
+    with pytest.raises(ConfigError) as caught:
+        get_panoptic_dicts(tiny_name, num_things=80, num_stuff=54)
+    text = str(caught.value)
+    assert "model.roi_heads.num_classes is 80, but the set has 2 things" in text
+    assert "model.sem_seg_head.num_classes is 54, but the set has 3 stuff labels" in text
+    assert "Set model.roi_heads.num_classes=2 model.sem_seg_head.num_classes=3," in text
+
+
 def test_default_num_workers():
     assert 1 <= default_num_workers() <= 8
 
@@ -134,10 +187,13 @@ def test_configs(path, tmp_path):
     assert isinstance(mapper, PanopticMapper)
     assert mapper.is_train and mapper.image_format == "RGB" and mapper.box_source == "json"
     assert not instantiate(loader.test.mapper).is_train
+    assert loader.train.dataset.num_things is loader.test.dataset.num_stuff is None  # no model
     image = np.zeros((427, 640, 3), np.uint8)
     resize = instantiate(loader.test.mapper.augmentations[0]).get_transform(image)
     assert resize.new_w / resize.new_h == pytest.approx(640 / 427, rel=0.01)
     assert loader.test.num_workers is loader.train.num_workers is None
+    has_pictures = "PredictionPictures" in str(loader.evaluator[-1]._target_)
+    assert has_pictures == (path.stem != "coco_panoptic")
     for evaluator in loader.evaluator:
         assert evaluator.dataset_name == loader.test.dataset.names
         if "output_dir" in evaluator:

@@ -22,6 +22,10 @@ dataloader.train = L(build_train_loader)(
         # panoptic models.
         filter_empty=True,
         min_size=32,
+        # A model of other classes is refused here; null checks nothing, as does a config whose
+        # model lacks the key.
+        num_things="${oc.select:model.roi_heads.num_classes,null}",
+        num_stuff="${oc.select:model.sem_seg_head.num_classes,null}",
     ),
     mapper=L(PanopticMapper)(
         is_train=True,
@@ -48,7 +52,11 @@ dataloader.train = L(build_train_loader)(
 
 dataloader.test = L(build_test_loader)(
     dataset=L(get_panoptic_dicts)(
-        names="lvt_coco_2017_val_panoptic", filter_empty=False, min_size=0
+        names="lvt_coco_2017_val_panoptic",
+        filter_empty=False,
+        min_size=0,
+        num_things="${...train.dataset.num_things}",
+        num_stuff="${...train.dataset.num_stuff}",
     ),
     mapper=L(PanopticMapper)(
         is_train=False,
