@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 import lvt_d2  # noqa: E402, F401  (decides which engine answers to `detectron2`)
 
 # isort: split
-from detectron2.config import LazyConfig, instantiate  # noqa: E402
+from detectron2.config import instantiate  # noqa: E402
 from detectron2.data import Metadata, MetadataCatalog, detection_utils  # noqa: E402
 from detectron2.utils.env import seed_all_rng  # noqa: E402
 from detectron2.utils.logger import setup_logger  # noqa: E402
-from detectron2.utils.visualizer import Visualizer  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 
+from lvt_d2.engine import load_config  # noqa: E402
+from lvt_d2.engine.launch import report  # noqa: E402
 from lvt_d2.errors import LVTError  # noqa: E402
 
 SHORT_SIDE = 480  # pixels that small images are enlarged to, so that labels can be read
@@ -46,6 +48,8 @@ def bright_semantic_metadata(metadata: Metadata) -> Metadata:
 
 def draw(sample: dict, image_format: str, metadata: Metadata) -> np.ndarray:
     """Picture (H, 2W, 3) of one mapped sample: boxes, masks and labels; semantic labels."""
+    from detectron2.utils.visualizer import Visualizer  # Detectron2's needs OpenCV
+
     image = sample["image"].permute(1, 2, 0).numpy()
     image = detection_utils.convert_image_to_rgb(image, image_format).astype(np.uint8)
     scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
@@ -75,35 +79,33 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.num < 1:
         parser.error(f"--num is {args.num}; it must be at least 1")
-    if not Path(args.config_file).is_file():
-        parser.error(f"--config-file {args.config_file} does not exist")
     setup_logger(name="lvt_d2")
     seed_all_rng(args.seed)
     try:
-        visualize(args)
+        train = load_config(args.config_file, args.opts).dataloader.train
+        visualize(train, args.num, args.output)
     except LVTError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_status
+        return report(error)
     return 0
 
 
-def visualize(args: argparse.Namespace) -> None:
-    """Write ``args.num`` pictures into ``args.output``, named after their images."""
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    train = cfg.dataloader.train
+def visualize(train: DictConfig, num: int, output: Path) -> None:
+    """Write ``num`` pictures of a training loader's config into ``output``, named after images."""
     train.num_workers = 0  # so that the seed decides everything
+    # A set can be looked at before the model fits it.
+    train.dataset.update({key: None for key in ("num_things", "num_stuff") if key in train.dataset})
     names = train.dataset.names
     metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
-    args.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     drawn = 0
     for batch in instantiate(train):
         for sample in batch:
             picture = draw(sample, train.mapper.image_format, metadata)
-            path = args.output / f"{drawn:03d}_{Path(sample['file_name']).stem}.png"
+            path = output / f"{drawn:03d}_{Path(sample['file_name']).stem}.png"
             Image.fromarray(picture).save(path)
             print(f"{path}: {len(sample['instances'])} instances")
             drawn += 1
-            if drawn == args.num:
+            if drawn == num:
                 return
 
 

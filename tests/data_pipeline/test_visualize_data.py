@@ -10,17 +10,19 @@ from lvt_d2.data import register_panoptic_dataset
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-from detectron2.config import LazyCall as L
+from detectron2.config import LazyCall as L, LazyConfig
 from lvt_d2.data import PanopticMapper, build_train_loader, get_panoptic_dicts
 
 dataloader = dict(
     train=L(build_train_loader)(
-        dataset=L(get_panoptic_dicts)(names="tiny_to_draw"),
+        dataset=L(get_panoptic_dicts)(names="tiny_to_draw", num_things=80, num_stuff=54),
         mapper=L(PanopticMapper)(is_train=True, augmentations=[], image_format="BGR"),
         total_batch_size=2,
         num_workers=2,
     )
 )
+model = optimizer = lr_multiplier = dict()
+train = LazyConfig.load({common_train!r}).train
 """
 
 
@@ -38,7 +40,8 @@ def visualize_data():
 def config(tiny):
     register_panoptic_dataset("tiny_to_draw", *tiny.paths())
     path = tiny.root / "config.py"
-    path.write_text(CONFIG)
+    common_train = str(ROOT / "configs/common/train.py")
+    path.write_text(CONFIG.format(common_train=common_train))
     yield str(path)
     DatasetCatalog.remove("tiny_to_draw")
     MetadataCatalog.remove("tiny_to_draw")
@@ -64,10 +67,25 @@ def test_overrides(visualize_data, config, tmp_path):
     assert visualize_data.main([*arguments, "dataloader.train.mapper.image_format=RGB"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("file", "overrides", "message"),
+    [
+        ("none.py", [], "none.py does not exist"),
+        ("images/2.jpg", [], "2.jpg is no config file"),
+        ("config.py", ["dataloader.train.batch=3"], "no key 'dataloader.train.batch'"),
+        ("config.py", ["dataloader.train.total_batch_size=0"], "total_batch_size is 0"),
+        ("config.py", ["dataloader.train.dataset.names=nothing"], "registered as 'nothing'"),
+    ],
+)
+def test_bad_config(visualize_data, config, tiny, capsys, file, overrides, message):
+    options = ["--config-file", str(tiny.root / file), "--output", str(tiny.root / "pictures")]
+    status = visualize_data.main([*options, *overrides])
+    printed = capsys.readouterr().err.strip()
+    assert status == (1 if "registered" in message else 2)
+    assert message in printed and "\n" not in printed
+
+
 def test_bad_input(visualize_data, config, tiny, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        visualize_data.main(["--config-file", str(tmp_path / "none.py")])
-    assert "none.py does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         visualize_data.main(["--config-file", config, "--num", "0"])
     assert "at least 1" in capsys.readouterr().err
