@@ -1,6 +1,7 @@
 """InstanceEvaluator: against COCOEvaluator, recorded numbers, crowds, nothing at all."""
 
 import json
+import logging
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -9,6 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.logger import setup_logger
 
 from lvt_d2.data import register_panoptic_dataset
 from lvt_d2.errors import ConfigError
@@ -164,3 +166,15 @@ def test_set_without_labels(test_set, panoptic_set):
     evaluator = InstanceEvaluator(test_set.name)
     evaluator.process([test_set.dicts[0]], [{"instances": panoptic_set.detect(0)}])
     assert evaluator.evaluate() == {}
+
+
+def test_the_usual_log_has_the_tables_alone(panoptic_set, tmp_path, caplog):
+    setup_logger(str(tmp_path), name="lvt_d2")
+    with caplog.at_level(logging.DEBUG, logger="pycocotools"):
+        run(InstanceEvaluator(panoptic_set.name), panoptic_set)
+    for handler in logging.getLogger("lvt_d2").handlers:
+        handler.flush()
+    written = (tmp_path / "log.txt").read_text()
+    assert written.count("Evaluation results for") == 2
+    assert "Average Precision" not in written
+    assert caplog.text.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 2

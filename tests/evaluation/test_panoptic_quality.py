@@ -5,8 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lvt_d2.data import read_panoptic_ids
 from lvt_d2.evaluation import PanopticQuality, panoptic_quality
