@@ -8,6 +8,7 @@ from lvt_d2.data.panoptic_png import (
     encode_ids,
     ids_to_rgb,
     read_panoptic_ids,
+    rgb_to_ids,
     segment_codes,
 )
 from lvt_d2.errors import DatasetError
@@ -19,8 +20,9 @@ def test_ids_survive_the_file(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(ids_to_rgb(ids)).save(path)
     read = read_panoptic_ids(path)
-    assert read.dtype == np.int32
     np.testing.assert_array_equal(read, ids)
+    np.testing.assert_array_equal(rgb_to_ids(ids_to_rgb(ids)), ids)
+    assert read.dtype == rgb_to_ids(ids_to_rgb(ids)).dtype == np.int32
 
 
 def test_ids_of_coco(coco_sample):
