@@ -26,6 +26,6 @@ dataloader.train.total_batch_size = 4
 optimizer.lr = 1e-3
 # The untrained semantic head's gradients are huge; with 0.999 AdamW remembers them for too long.
 optimizer.betas = (0.9, 0.95)
-train.max_iter = 600
+train.max_iter = 500
 train.log_period = 20
 train.eval_period = 0

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import create_ddp_model
-from detectron2.engine import launch as run_processes
+from detectron2.engine import create_ddp_model, launch as run_processes
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage

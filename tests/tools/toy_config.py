@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import LazyCall as L
-from detectron2.config import LazyConfig
+from detectron2.config import LazyCall as L, LazyConfig
 from detectron2.solver import get_default_optimizer_params
 from fvcore.common.param_scheduler import LinearParamScheduler
 

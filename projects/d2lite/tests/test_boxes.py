@@ -15,8 +15,7 @@ from detectron2.structures import (
     pairwise_point_box_distance,
 )
 from detectron2.structures.boxes import matched_boxlist_iou
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 XYXY, XYWH, XYWHA = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS
 coordinate = st.integers(-50, 50)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
-from detectron2.data import transforms as T
+from detectron2.data import DatasetMapper, transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image

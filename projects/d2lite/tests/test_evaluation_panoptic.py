@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOPanopticEvaluator
-from detectron2.evaluation import panoptic_evaluation as module
+from detectron2.evaluation import COCOPanopticEvaluator, panoptic_evaluation as module
 from PIL import Image
 
 

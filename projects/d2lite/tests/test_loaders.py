@@ -18,6 +18,7 @@ from detectron2.data import (
     MapDataset,
     MetadataCatalog,
     ToIterableDataset,
+    build as build_module,
     build_batch_data_loader,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -26,7 +27,6 @@ from detectron2.data import (
     load_proposals_into_dataset,
     print_instances_class_histogram,
 )
-from detectron2.data import build as build_module
 from detectron2.data.samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,

@@ -6,8 +6,7 @@ import torch
 from detectron2.layers import mask_ops, paste_masks_in_image
 from detectron2.layers.mask_ops import _do_paste_mask, _paste_masks_tensor_shape
 from detectron2.structures import Boxes
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 
 def paste_slowly(mask, box, height, width):

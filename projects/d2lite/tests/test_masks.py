@@ -5,8 +5,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, PolygonMasks, ROIMasks, polygons_to_bitmask
 from detectron2.structures.masks import polygon_area, rasterize_polygons_within_box
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 

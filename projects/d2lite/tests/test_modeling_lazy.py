@@ -3,8 +3,7 @@
 from functools import partial
 
 import torch
-from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
+from detectron2.config import LazyCall as L, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, FastRCNNOutputLayers, PanopticFPN, StandardROIHeads
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator

@@ -4,8 +4,7 @@ import pytest
 import torch
 from detectron2.layers import batched_nms, nms
 from detectron2.structures import Boxes, pairwise_iou
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 
 def suppress_slowly(boxes, scores, groups, threshold):

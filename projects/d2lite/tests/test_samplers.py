@@ -14,8 +14,7 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 from detectron2.utils import comm
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.utils.data.sampler import SequentialSampler
 
 sizes = st.integers(1, 40)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 from fvcore.transforms import transform as fvcore_transforms
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 sides = st.integers(20, 60)

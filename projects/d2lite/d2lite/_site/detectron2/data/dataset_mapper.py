@@ -8,8 +8,7 @@ import torch
 
 from detectron2.config import configurable
 
-from . import detection_utils as utils
-from . import transforms as T
+from . import detection_utils as utils, transforms as T
 
 __all__ = ["DatasetMapper"]
 

@@ -1,8 +1,7 @@
 """Non-maximum suppression."""
 
 from torch import Tensor
-from torchvision.ops import boxes as box_ops
-from torchvision.ops import nms
+from torchvision.ops import boxes as box_ops, nms
 
 from detectron2._scope import missing_attribute
 

@@ -1,7 +1,6 @@
 """The path manager that all reading and writing goes through."""
 
-from iopath.common.file_io import HTTPURLHandler, PathHandler
-from iopath.common.file_io import PathManager as PathManagerBase
+from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager as PathManagerBase
 
 __all__ = ["PathManager", "PathHandler"]
 
