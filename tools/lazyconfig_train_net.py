@@ -38,7 +38,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is not installed
 
 import lvt_d2  # noqa: I001  decides which engine answers to the imports below
-from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -46,6 +45,9 @@ from lvt_d2.checkpoint import LVTCheckpointer
 from lvt_d2.engine import (
     Trainer,
     amp_dtype,
+    build,
+    check_output_dir,
+    check_weights,
     evaluate,
     launch,
     load_config,
@@ -76,7 +78,7 @@ def read_config(args: argparse.Namespace) -> DictConfig:
 
 def build_model(cfg: DictConfig):
     """The model on its device."""
-    model = instantiate(cfg.model)
+    model = build(cfg.model, "model")
     logger.info("Model:\n%s", model)
     return model.to(cfg.train.device)
 
@@ -93,8 +95,8 @@ def do_train(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train, evaluating on the way and at the end."""
     model = build_model(cfg)
     cfg.optimizer.params.model = model
-    optimizer = make_settings_plain(instantiate(cfg.optimizer))
-    data_loader = instantiate(cfg.dataloader.train)
+    optimizer = make_settings_plain(build(cfg.optimizer, "optimizer"))
+    data_loader = build(cfg.dataloader.train, "dataloader.train")
 
     ddp = dict(cfg.train.ddp)
     if cfg.train.device == "cpu":
@@ -111,7 +113,7 @@ def do_train(cfg: DictConfig, args: argparse.Namespace) -> None:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(
                 cfg.train.eval_period,
@@ -145,6 +147,9 @@ def run(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         cfg = read_config(args)  # mistakes in it show before any process starts
+        if args.eval_only:
+            check_weights(cfg.train, args.resume)
+        check_output_dir(cfg.train.output_dir)
     except LVTError as error:
         return report(error)
     return launch(main, args, cfg.train.device)

@@ -1,5 +1,7 @@
 """The training loop of the tools, on Detectron2's public API."""
 
+from .build import build
+from .checks import check_output_dir, check_weights
 from .config import apply_overrides, load_config
 from .evaluate import evaluate
 from .launch import check_devices, launch, under_torchrun
@@ -12,7 +14,10 @@ __all__ = [
     "Trainer",
     "amp_dtype",
     "apply_overrides",
+    "build",
     "check_devices",
+    "check_output_dir",
+    "check_weights",
     "evaluate",
     "launch",
     "load_config",

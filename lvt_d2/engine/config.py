@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lvt_d2.engine.launch import is_gpu
 from lvt_d2.errors import ConfigError, ConfigFileNotFoundError
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -28,6 +29,9 @@ TRAIN_KEYS = (
     "log_period",
 )
 """What its ``train`` must have: the keys of Detectron2's own ``common/train.py``."""
+
+_ITERATIONS = {"max_iter": 1, "log_period": 1, "eval_period": 0, "checkpointer.period": 1}
+"""Those that count iterations, and the least that they can be."""
 
 _SUFFIXES = (".py", ".yaml", ".yml")
 
@@ -48,15 +52,26 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         config = LazyConfig.load(path)
     except Exception as error:
         raise ConfigError(f"{path} can't be loaded: {_where(error, path)}") from error
-    missing = [name for name in SECTIONS if name not in config]
+    _check_sections(config, path)
+    apply_overrides(config, overrides)
+    _check_sections(config, path)  # an override can have made one null
+    try:
+        _check_train(config.train, path)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"train of {path} can't be read: {_one_line(error)}") from error
+    return config
+
+
+def _check_sections(config: DictConfig, path: str) -> None:
+    if not isinstance(config, DictConfig) or config._is_none():
+        raise ConfigError(f"{path} holds no sections; expected {', '.join(SECTIONS)}")
+    found = [str(name) for name in config if isinstance(config.get(name), DictConfig)]
+    missing = [name for name in SECTIONS if name not in found]
     if missing:
         raise ConfigError(
-            f"{path} does not define {', '.join(missing)}, only {', '.join(config) or 'nothing'}. "
+            f"{path} does not define {', '.join(missing)}, only {', '.join(found) or 'nothing'}. "
             f"A config of this tool defines {', '.join(SECTIONS)}, as configs/panoptic_lvt.py does"
         )
-    apply_overrides(config, overrides)
-    _check_train(config.train, path)
-    return config
 
 
 def _check_train(train: DictConfig, path: str) -> None:
@@ -65,12 +80,21 @@ def _check_train(train: DictConfig, path: str) -> None:
         raise ConfigError(
             f"train of {path} lacks {', '.join(missing)}; start from configs/common/train.py"
         )
-    for key, least in (("max_iter", 1), ("log_period", 1), ("eval_period", 0)):
-        if not isinstance(train[key], int) or train[key] < least:
+    for key, least in _ITERATIONS.items():
+        value = OmegaConf.select(train, key)
+        if type(value) is not int or value < least:
             raise ConfigError(
-                f"train.{key} is {train[key]!r}; expected a whole number of iterations, "
-                f"{least} or more"
+                f"train.{key} is {value!r}; expected a whole number of iterations, {least} or more"
             )
+    for key, kinds, expected in (
+        ("output_dir", str, "a path"),
+        ("init_checkpoint", (str, type(None)), "a path"),
+        ("amp", DictConfig, "keys of its own, as in configs/common/train.py"),
+        ("ddp", DictConfig, "keys of its own, as in configs/common/train.py"),
+    ):
+        if not isinstance(train[key], kinds):
+            raise ConfigError(f"train.{key} is {train[key]!r}; expected {expected}")
+    is_gpu(train.device)
 
 
 def _check_file(path: str) -> None:
@@ -91,15 +115,19 @@ def _check_file(path: str) -> None:
 
 def _where(error: Exception, path: str) -> str:
     """What went wrong while a config ran, and in which line of the user's files."""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {_one_line(error)}"
     if isinstance(error, SyntaxError):
         return text  # names its line itself
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(".py")]
-    own = [f for f in frames if Path(f.filename).parent == Path(path).resolve().parent]
+    own = [f for f in frames if Path(f.filename).resolve().parent == Path(path).resolve().parent]
     return f"{text} (line {own[-1].lineno} of {own[-1].filename})" if own else text
 
 
-def _keys(node, prefix: str = "") -> Iterator[str]:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def dotted_keys(node, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a config, inner ones too."""
     if isinstance(node, DictConfig):
         children = [(str(key), node._get_node(key)) for key in node]
@@ -111,7 +139,7 @@ def _keys(node, prefix: str = "") -> Iterator[str]:
         yield prefix + key
         if isinstance(child, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(child):
             if not (child._is_none() or child._is_missing()):
-                yield from _keys(child, f"{prefix}{key}.")
+                yield from dotted_keys(child, f"{prefix}{key}.")
 
 
 def _exists(config: DictConfig, key: str) -> bool:
@@ -128,12 +156,26 @@ def _exists(config: DictConfig, key: str) -> bool:
 
 def _closest(config: DictConfig, key: str) -> list[str]:
     """Existing keys that may have been meant: same last part first, then similar spelling."""
-    known = list(_keys(config))
+    known = list(dotted_keys(config))
     last = key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == last]
     same = difflib.get_close_matches(key, same, n=2, cutoff=0.0)
     spelled = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     return list(dict.fromkeys([*spelled, *same]))[:4]
+
+
+def _refuse_to_flatten(config: DictConfig, key: str, value, text: str) -> None:
+    """Raise where a part with keys of its own would become a number or a word."""
+    reference = isinstance(value, str) and value.startswith("${")
+    if value is None or isinstance(value, dict) or reference:
+        return
+    part = OmegaConf.select(config, key, throw_on_missing=False)
+    if isinstance(part, DictConfig):
+        known = ", ".join(f"{key}.{name}" for name in list(part)[:5])
+        raise ConfigError(
+            f"The override {text!r} would replace a part of the config by {value!r}; override one "
+            f"of its keys ({known}), or write ++{text} if it is meant"
+        )
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -172,8 +214,12 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 f"The config has no key {key!r} to override. {meant}To add it on purpose, write "
                 f"+{text}"
             )
+        if not (override.is_add() or override.is_force_add()):
+            _refuse_to_flatten(config, key, override.value(), text)
         try:
             LazyConfig.apply_overrides(config, [text])
         except (KeyError, OmegaConfBaseException) as error:
-            raise ConfigError(f"The override {text!r} can't be applied: {error}") from error
+            raise ConfigError(
+                f"The override {text!r} can't be applied: {_one_line(error)}"
+            ) from error
     return config

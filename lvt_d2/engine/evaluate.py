@@ -6,13 +6,13 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lvt_d2.engine.build import build
 from lvt_d2.errors import ConfigError
 
 RESULTS_FILE = "results.json"
@@ -65,10 +65,10 @@ def _results(model: nn.Module, dataloader: DictConfig) -> OrderedDict:
 
 
 def _evaluate_one(model: nn.Module, loader, evaluator) -> OrderedDict:
-    evaluator = instantiate(evaluator)
+    evaluator = build(evaluator, "dataloader.evaluator")
     if isinstance(evaluator, Sequence):
         evaluator = list(evaluator)
-    results = inference_on_dataset(model, instantiate(loader), evaluator)
+    results = inference_on_dataset(model, build(loader, "dataloader.test"), evaluator)
     if not comm.is_main_process():
         return OrderedDict()
     print_csv_format(results)

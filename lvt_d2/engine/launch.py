@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -64,6 +65,42 @@ def check_devices(num_gpus: int, device: str) -> int:
     return max(num_gpus, 1)
 
 
+def check_machines(args: argparse.Namespace) -> None:
+    """Find contradictions in what the command line says of this job's machines.
+
+    Raises:
+        ConfigError: there is one; processes would wait for others that never come.
+    """
+    if args.num_machines < 1:
+        raise ConfigError(f"--num-machines is {args.num_machines}; expected 1 or more")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(
+            f"--machine-rank is {args.machine_rank}, but --num-machines {args.num_machines} gives "
+            f"ranks from 0 to {args.num_machines - 1}, every one to one machine"
+        )
+    if args.dist_url == "auto":
+        if args.num_machines > 1:
+            raise ConfigError(
+                f"--num-machines is {args.num_machines}, which needs --dist-url "
+                "tcp://ADDRESS:PORT of the machine with --machine-rank 0"
+            )
+    elif not _is_meeting_place(args.dist_url):
+        raise ConfigError(
+            f"--dist-url is {args.dist_url!r}; expected tcp://ADDRESS:PORT, file:///PATH, env://, "
+            "or auto for processes of one machine"
+        )
+
+
+def _is_meeting_place(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "tcp":
+            return bool(parts.hostname and parts.port)
+    except ValueError:  # no such port
+        return False
+    return parts.scheme == "env" or (parts.scheme == "file" and bool(parts.path))
+
+
 def launch(main: Callable, args: argparse.Namespace, device: str) -> int:
     """Call ``main(args)`` in every process of the job and return the exit status of the program.
 
@@ -75,14 +112,10 @@ def launch(main: Callable, args: argparse.Namespace, device: str) -> int:
         device: ``train.device``; processes talk by NCCL on "cuda" and by gloo on "cpu".
     """
     try:
+        check_machines(args)
         if under_torchrun():
             return _join_torchrun(main, args, device)
         count = check_devices(args.num_gpus, device)
-        if args.num_machines > 1 and args.dist_url == "auto":
-            raise ConfigError(
-                f"--num-machines is {args.num_machines}, which needs --dist-url "
-                "tcp://ADDRESS:PORT of the machine with --machine-rank 0"
-            )
         with _gpus_hidden_unless(device):
             detectron2_launch(
                 run_main,

@@ -72,6 +72,24 @@ def test_no_overrides_at_all(config, override):
         apply_overrides(config, [override])
 
 
+@pytest.mark.parametrize("value", ["3", "abc", "[1,2]", "True"])
+def test_parts_are_not_replaced_by_values(config, value):
+    with pytest.raises(ConfigError, match=r"replace a part.*model.backbone.out_channels") as error:
+        apply_overrides(config, [f"model.backbone={value}"])
+    assert f"++model.backbone={value}" in str(error.value)
+    assert config.model.backbone.out_channels == 96
+    apply_overrides(config, ["++model.backbone=3"])
+    assert config.model.backbone == 3
+
+
+def test_parts_may_be_left_out_or_shared(config):
+    apply_overrides(config, ["model.backbone={out_channels: 4}", "train.amp=null"])
+    assert config.model.backbone == {"out_channels": 4, "sizes": [1, 2]}
+    assert config.train.amp is None
+    apply_overrides(config, ["model.backbone=${train}"])
+    assert config.model.backbone.max_iter == 10
+
+
 def test_options_behind_overrides(config):
     with pytest.raises(ConfigError, match="--resume"):
         apply_overrides(config, ["train.seed=1", "--resume"])
@@ -96,9 +114,17 @@ def test_load_python_and_yaml(tmp_path):
         ("train.max_iter=0", "train.max_iter is 0; expected .*1 or more"),
         ("train.max_iter=1e3", "train.max_iter is 1000.0"),
         ("train.eval_period=-1", "train.eval_period is -1; expected .*0 or more"),
+        ("train.log_period=True", "train.log_period is True"),
+        ("train.checkpointer.period=0", "train.checkpointer.period is 0; expected .*1 or more"),
+        ("train.checkpointer.period=null", "train.checkpointer.period is None"),
+        ("train.output_dir=3", "train.output_dir is 3; expected a path"),
+        ("optimizer=null", "does not define optimizer"),
+        ("train.amp=null", "train.amp is None; expected keys"),
+        ("train.device=tpu", "train.device is 'tpu'"),
+        ("train.max_iter=${nothing}", "train of .* can't be read: .*nothing"),
     ],
 )
-def test_iterations_are_whole_numbers(tmp_path, override, words):
+def test_values_of_train(tmp_path, override, words):
     file = tmp_path / "c.py"
     file.write_text(SECTIONS + f"train = {OmegaConf.to_object(TRAIN)}\n")
     with pytest.raises(ConfigError, match=words):
@@ -128,6 +154,11 @@ def test_missing_files_name_their_neighbours(tmp_path):
         ("a.py", "model = (", "SyntaxError"),
         ("a.py", "import nothing_of_this_name", "nothing_of_this_name.*line 1"),
         ("a.py", "\n\nraise KeyError('k')", "KeyError.*line 3"),
+        ("a.py", SECTIONS + "train = 3", "does not define train"),
+        ("a.yaml", "model: 3", "does not define model, dataloader"),
+        ("a.yaml", "- 3", "a.yaml "),
+        ("a.yaml", "3", "a.yaml "),
+        ("a.yaml", "", "a.yaml "),
         ("a.py", "model = dict()", "does not define dataloader, optimizer"),
         ("a.yaml", "model: [", "can't be loaded"),
         ("a.txt", "", "expected a file that ends in"),
@@ -136,8 +167,16 @@ def test_missing_files_name_their_neighbours(tmp_path):
 def test_bad_files(tmp_path, name, content, words):
     file = tmp_path / name
     file.write_text(content)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as error:
         load_config(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_lines_of_files_with_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("\nmodel = 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError: .*\(line 2 of .*a\.py\)"):
+        load_config("a.py")
 
 
 def test_folder_and_nothing(tmp_path):

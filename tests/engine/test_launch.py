@@ -1,5 +1,6 @@
 import argparse
 import os
+import re
 import sys
 
 import pytest
@@ -62,6 +63,32 @@ def test_exit_status(capsys):
     assert launch(_bad_data, _args(num_machines=2), "cpu") == 2
     assert "--dist-url" in capsys.readouterr().err
     assert launch(lambda args: sys.exit(5), _args(), "cpu") == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_machines": 0}, "--num-machines is 0; expected 1 or more"),
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank is 2,.* ranks from 0 to 1"),
+        ({"machine_rank": 1}, "--machine-rank is 1,"),
+        ({"num_machines": 2, "machine_rank": -1}, "--machine-rank is -1,"),
+        ({"num_machines": 2}, "needs --dist-url tcp://ADDRESS:PORT"),
+        ({"dist_url": "127.0.0.1"}, "--dist-url is '127.0.0.1'; expected tcp://ADDRESS:PORT"),
+        ({"dist_url": "127.0.0.1:29500"}, "--dist-url is"),
+        ({"dist_url": "tcp://127.0.0.1"}, "--dist-url is"),
+        ({"dist_url": "tcp://127.0.0.1:123456"}, "--dist-url is"),
+        ({"dist_url": "http://127.0.0.1:80"}, "--dist-url is"),
+        ({"dist_url": ""}, "--dist-url is ''"),
+    ],
+)
+def test_machines_that_can_not_meet(changes, words, capsys):
+    assert launch(_bug, _args(**changes), "cpu") == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("url", ["auto", "tcp://[::1]:1234", "file:///tmp/meet", "env://"])
+def test_places_to_meet(url):
+    assert launch(lambda args: None, _args(dist_url=url), "cpu") == 0
 
 
 def test_gpus_are_hidden_from_processes_on_the_cpu(monkeypatch):

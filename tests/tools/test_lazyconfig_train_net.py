@@ -15,6 +15,8 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
+from lvt_d2.errors import LVTError
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools/lazyconfig_train_net.py"
 CONFIG = Path(__file__).with_name("toy_config.py")
@@ -212,6 +214,15 @@ def test_mixed_precision_on_cpu(tmp_path, dtype):
         (["--num-gpus", "0", "train.amp.dtype=int8"], 2, ["train.amp.dtype", "'int8'", "bfloat16"]),
         (["--num-gpus", "0", "train.max_iter=0"], 2, ["train.max_iter is 0"]),
         (["--num-gpus", "1", "train.device=tpu"], 2, ["train.device is 'tpu'"]),
+        (["--num-gpus", "0", "train.device=tpu"], 2, ["train.device is 'tpu'"]),
+        (["--num-gpus", "0", "--num-machines", "0"], 2, ["--num-machines is 0"]),
+        (["--num-gpus", "0", "--dist-url", "127.0.0.1"], 2, ["--dist-url", "tcp://ADDRESS:PORT"]),
+        (["--num-gpus", "0", "--eval-only"], 2, ["--eval-only", "train.init_checkpoint=FILE"]),
+        (["--num-gpus", "0", "--eval-only", "--resume"], 2, ["--eval-only --resume has no"]),
+        (["--num-gpus", "0", "train.checkpointer.period=0"], 2, ["train.checkpointer.period is 0"]),
+        (["--num-gpus", "0", "+model.typo=3"], 2, ["ToyModel", "'typo'", "model.typo"]),
+        (["--num-gpus", "0", "+optimizer.typo=3"], 2, ["SGD", "'typo'", "optimizer.typo"]),
+        (["--num-gpus", "0", "optimizer=3"], 2, ["would replace a part", "optimizer.lr"]),
         (["--num-gpus", "0", "--eval-only", "train.init_checkpoint=/none.pth"], 1, ["/none.pth"]),
     ],
 )
@@ -270,8 +281,23 @@ def test_truncated_images(tmp_path, workers):
 
 
 def test_bugs_keep_their_traceback(tmp_path):
-    with pytest.raises(TypeError, match="unknown_argument"):
-        _run(tmp_path, "--num-gpus", "0", "+model.unknown_argument=3")
+    with pytest.raises(RuntimeError, match="stack") as error:  # of no images at all
+        _run(tmp_path, "--num-gpus", "0", "dataloader.train.batch_size=0")
+    assert not isinstance(error.value, LVTError)
+
+
+def test_output_folder_that_can_not_be(tmp_path):
+    (tmp_path / "file").touch()
+    done = _run(tmp_path / "file", "--num-gpus", "0")
+    assert done.returncode == 2 and "train.output_dir is" in done.stderr
+
+
+def test_weights_of_a_resumed_evaluation(trained, tmp_path):
+    folder, _ = trained
+    before = _results(folder)
+    (folder / "results.json").unlink()
+    done = _run(folder, "--num-gpus", "0", "--eval-only", "--resume")
+    assert done.returncode == 0 and _results(folder) == before
 
 
 def test_reads_its_own_config_from_any_folder(trained, tmp_path, monkeypatch):

@@ -1,0 +1,50 @@
+"""What can be known to fail before any process is started."""
+
+import os
+import tempfile
+
+from omegaconf import DictConfig
+
+from lvt_d2.errors import ConfigError
+
+
+def check_output_dir(path: str) -> None:
+    """Make ``train.output_dir``, and find out whether files can be written there.
+
+    Raises:
+        ConfigError: they can't.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"train.output_dir is {path!r}, where nothing can be written "
+            f"({error.strerror or error}); give a folder of yours, train.output_dir=FOLDER"
+        ) from error
+
+
+def check_weights(train: DictConfig, resume: bool) -> None:
+    """Find out whether there is anything to evaluate: random weights are not.
+
+    Args:
+        train: of the config.
+        resume: whether the last checkpoint of ``train.output_dir`` is asked for.
+
+    Raises:
+        ConfigError: neither that exists nor ``train.init_checkpoint`` is given.
+    """
+    if train.init_checkpoint:
+        return
+    if not resume:
+        raise ConfigError(
+            "--eval-only has no weights to evaluate: train.init_checkpoint is empty. Give "
+            "train.init_checkpoint=FILE, or --resume for the last checkpoint of train.output_dir"
+        )
+    if not os.path.isfile(os.path.join(train.output_dir, "last_checkpoint")):
+        raise ConfigError(
+            f"--eval-only --resume has no weights to evaluate: {train.output_dir} has no "
+            "checkpoint. Give the train.output_dir of a training, or train.init_checkpoint=FILE "
+            "in place of --resume"
+        )
