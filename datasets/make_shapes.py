@@ -360,7 +360,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--seed is {args.seed}; it must be 0 or more")
     for split in SPLITS:
         count = getattr(args, split)
-        path = make_split(args.output / "shapes", split, count, args.size, args.seed)
+        try:
+            path = make_split(args.output / "shapes", split, count, args.size, args.seed)
+        except OSError as error:
+            parser.error(f"--output is {args.output}, where nothing can be written ({error})")
         print(f"{path}: {count} images of {args.size}x{args.size} pixels")
 
 

@@ -33,6 +33,14 @@ TRAIN_KEYS = (
 _ITERATIONS = {"max_iter": 1, "log_period": 1, "eval_period": 0, "checkpointer.period": 1}
 """Those that count iterations, and the least that they can be."""
 
+_KINDS = (
+    ("output_dir", str, "a path"),
+    ("init_checkpoint", (str, type(None)), "a path"),
+    ("ddp", DictConfig, "arguments of DistributedDataParallel, as in configs/common/train.py"),
+    ("amp.enabled", bool, "True or False"),
+)
+"""Others whose wrong values would show late or never."""
+
 _SUFFIXES = (".py", ".yaml", ".yml")
 
 
@@ -86,14 +94,21 @@ def _check_train(train: DictConfig, path: str) -> None:
             raise ConfigError(
                 f"train.{key} is {value!r}; expected a whole number of iterations, {least} or more"
             )
-    for key, kinds, expected in (
-        ("output_dir", str, "a path"),
-        ("init_checkpoint", (str, type(None)), "a path"),
-        ("amp", DictConfig, "keys of its own, as in configs/common/train.py"),
-        ("ddp", DictConfig, "keys of its own, as in configs/common/train.py"),
-    ):
-        if not isinstance(train[key], kinds):
-            raise ConfigError(f"train.{key} is {train[key]!r}; expected {expected}")
+    for key, kinds, expected in _KINDS:
+        value = OmegaConf.select(train, key)
+        if not isinstance(value, kinds):
+            raise ConfigError(f"train.{key} is {value!r}; expected {expected}")
+    kept = OmegaConf.select(train, "checkpointer.max_to_keep", default=None)
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise ConfigError(
+            f"train.checkpointer.max_to_keep is {kept!r}; expected a number of checkpoints, 1 or "
+            "more, or null to keep them all"
+        )
+    seed = train.get("seed", -1)
+    if type(seed) is not int:
+        raise ConfigError(
+            f"train.seed is {seed!r}; expected a whole number, below 0 for another one every time"
+        )
     is_gpu(train.device)
 
 

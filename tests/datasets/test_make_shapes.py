@@ -127,3 +127,11 @@ def test_bad_options(options, message, capsys, tmp_path):
     with pytest.raises(SystemExit):
         make_shapes.main(["--output", str(tmp_path), *options])
     assert message in capsys.readouterr().err
+
+
+def test_output_that_can_not_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        make_shapes.main(["--output", str(tmp_path / "file"), "--train", "1", "--val", "1"])
+    assert ended.value.code == 2
+    assert f"--output is {tmp_path / 'file'}, where nothing can" in capsys.readouterr().err

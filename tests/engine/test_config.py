@@ -106,6 +106,8 @@ def test_load_python_and_yaml(tmp_path):
     assert config.train.max_iter == 4
     LazyConfig.save(config, str(tmp_path / "c.yaml"))
     assert load_config(str(tmp_path / "c.yaml")).train.max_iter == 4
+    keep_all = "train.checkpointer.max_to_keep=null"
+    assert load_config(str(file), [keep_all]).train.checkpointer.max_to_keep is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,12 @@ def test_load_python_and_yaml(tmp_path):
         ("train.checkpointer.period=null", "train.checkpointer.period is None"),
         ("train.output_dir=3", "train.output_dir is 3; expected a path"),
         ("optimizer=null", "does not define optimizer"),
-        ("train.amp=null", "train.amp is None; expected keys"),
+        ("train.amp=null", "train.amp.enabled is None; expected True or False"),
+        ("train.amp.enabled=yes", "train.amp.enabled is 'yes'"),
+        ("train.ddp=null", "train.ddp is None; expected arguments"),
+        ("train.seed=abc", "train.seed is 'abc'; expected a whole number"),
+        ("train.seed=null", "train.seed is None"),
+        ("train.checkpointer.max_to_keep=0", "train.checkpointer.max_to_keep is 0"),
         ("train.device=tpu", "train.device is 'tpu'"),
         ("train.max_iter=${nothing}", "train of .* can't be read: .*nothing"),
     ],
