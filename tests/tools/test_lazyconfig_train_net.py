@@ -259,21 +259,39 @@ def test_bad_config_files(tmp_path, name, content, words):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_truncated_images(tmp_path, workers):
+@pytest.fixture
+def shapes(tmp_path):
+    """Folder with the smallest set of shapes."""
     make = [sys.executable, str(ROOT / "datasets/make_shapes.py"), "--output", str(tmp_path)]
     subprocess.run([*make, "--train", "4", "--val", "1"], check=True, env=_environment())
-    for image in (tmp_path / "shapes").rglob("*.jpg"):
-        image.write_bytes(image.read_bytes()[:1000])
-    done = _process(
-        tmp_path / "out",
+    return tmp_path
+
+
+def _train_on_shapes(folder, *arguments):
+    return _process(
+        folder / "out",
         "--num-gpus",
         "0",
-        f"dataloader.train.num_workers={workers}",
         "dataloader.train.total_batch_size=1",
+        *arguments,
         config=ROOT / "configs/quick/shapes_panoptic_lvt.py",
-        DETECTRON2_DATASETS=str(tmp_path),
+        DETECTRON2_DATASETS=str(folder),
     )
+
+
+def test_divergence(shapes):
+    done = _train_on_shapes(shapes, "dataloader.train.num_workers=0", "optimizer.lr=1e30")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.startswith("\nNonFiniteLossError: At iteration ")
+    assert f"{shapes}/shapes/train/0" in done.stderr and "a lower optimizer.lr" in done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_images(shapes, workers):
+    for image in (shapes / "shapes").rglob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:1000])
+    done = _train_on_shapes(shapes, f"dataloader.train.num_workers={workers}")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     assert done.stderr.startswith("\nDatasetError: the image ")
