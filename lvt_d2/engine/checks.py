@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -9,19 +10,23 @@ from lvt_d2.errors import ConfigError
 
 
 def check_output_dir(path: str) -> None:
-    """Make ``train.output_dir``, and find out whether files can be written there.
+    """Find out whether ``train.output_dir`` can be made and written; nothing is made yet.
 
     Raises:
         ConfigError: they can't.
     """
+    if not path:
+        raise ConfigError("train.output_dir is empty; give a folder, train.output_dir=FOLDER")
+    folder = Path(path).absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
     try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigError(
-            f"train.output_dir is {path!r}, where nothing can be written "
-            f"({error.strerror or error}); give a folder of yours, train.output_dir=FOLDER"
+            f"train.output_dir is {path!r}, where nothing can be written ({error.strerror} at "
+            f"{folder}); give a folder of yours, train.output_dir=FOLDER"
         ) from error
 
 

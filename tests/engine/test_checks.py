@@ -7,17 +7,21 @@ from lvt_d2.engine import check_output_dir, check_weights
 from lvt_d2.errors import ConfigError
 
 
-def test_output_folder_is_made_and_left_empty(tmp_path):
-    for _ in range(2):
-        check_output_dir(str(tmp_path / "a/b"))
-        assert list((tmp_path / "a/b").iterdir()) == []
+def test_output_folders_are_left_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "a/b", tmp_path, "./a", "a"):
+        check_output_dir(str(path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_output_folder_that_can_not_be(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file/folder", ""):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "file", tmp_path / "file/folder", tmp_path / "dangling"):
         with pytest.raises(ConfigError, match=f"train.output_dir is '{path}', where nothing can"):
             check_output_dir(str(path))
+    with pytest.raises(ConfigError, match="train.output_dir is empty"):
+        check_output_dir("")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
