@@ -6,8 +6,9 @@
     torchrun --nproc-per-node 2 tools/lazyconfig_train_net.py --config-file F --num-gpus 0
 
 ``--num-gpus 0`` trains on the CPU; ``--num-gpus N train.device=cpu`` does so in N processes.
-``--resume`` goes on from the last checkpoint of ``train.output_dir``, if it has one. What an
-override names must exist in the config; ``+key=value`` adds a key.
+``--resume`` goes on from the last checkpoint of ``train.output_dir``, if it has one;
+``--eval-only`` needs that or ``train.init_checkpoint``. What an override names must exist in the
+config; ``+key=value`` adds a key, ``++key=value`` also replaces a whole part by a value.
 
 Keys of the config that are read here (everything else belongs to the model and the loaders):
 
