@@ -183,8 +183,6 @@ def _join_torchrun(main: Callable, args: argparse.Namespace, device: str) -> int
         run_main(main, args)
     except SystemExit as ended:
         return ended.code
-    if world > 1:
-        dist.destroy_process_group()
     return 0
 
 
@@ -198,6 +196,8 @@ def run_main(main: Callable, args: argparse.Namespace) -> None:
             comm.synchronize()  # who leaves first takes the others along before they have spoken
             dist.destroy_process_group()
         sys.exit(status)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # its threads, left running, abort the process now and then
 
 
 def report(error: LVTError) -> int:

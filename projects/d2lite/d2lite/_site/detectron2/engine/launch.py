@@ -90,3 +90,5 @@ def _distributed_worker(
     # Nobody starts before everybody is here: the first collective call would time out otherwise.
     comm.synchronize()
     main_func(*args)
+    if dist.is_initialized():  # its threads, left running, abort the process now and then
+        dist.destroy_process_group()
