@@ -196,8 +196,10 @@ def run_main(main: Callable, args: argparse.Namespace) -> None:
             comm.synchronize()  # who leaves first takes the others along before they have spoken
             dist.destroy_process_group()
         sys.exit(status)
+    # A process that ends while others still talk, its threads running, is aborted now and then.
+    comm.synchronize()
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()  # its threads, left running, abort the process now and then
+        dist.destroy_process_group()
 
 
 def report(error: LVTError) -> int:

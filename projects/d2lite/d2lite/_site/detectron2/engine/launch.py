@@ -90,5 +90,7 @@ def _distributed_worker(
     # Nobody starts before everybody is here: the first collective call would time out otherwise.
     comm.synchronize()
     main_func(*args)
-    if dist.is_initialized():  # its threads, left running, abort the process now and then
+    # A process that ends while others still talk, its threads running, is aborted now and then.
+    comm.synchronize()
+    if dist.is_initialized():
         dist.destroy_process_group()
