@@ -51,9 +51,9 @@ class CSA(nn.Module):
         H, W, C = x.shape[1:]
         B, h, w = x.shape[0], (H + 1) // 2, (W + 1) // 2
         values = torch.bmm(gather_windows(x).flatten(1, 3), self.value_weight.transpose(1, 2))
-        values = values.view(K * K, -1, self.num_heads, C // self.num_heads)
+        values = values.view(9, -1, self.num_heads, C // self.num_heads)
         mixed = torch.einsum("lpnq,plnd->qlnd", self._attention_maps(x), values)
-        x = fold_windows(mixed.reshape(K * K, B, h, w, C), H, W)
+        x = fold_windows(mixed.reshape(9, B, h, w, C), H, W)
         return self.proj(x)
 
     def _attention_maps(self, x: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ class CSA(nn.Module):
         pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1)
         # With p in front the softmax runs along a strided axis, for which PyTorch has vector code;
         # along a contiguous axis of nine numbers it is an order of magnitude slower.
-        rows = (self.num_heads, K * K, K * K)
+        rows = (self.num_heads, 9, 9)
         weight = self.attention.weight.unflatten(0, rows).permute(2, 0, 1, 3).flatten(0, 2)
         bias = self.attention.bias.view(rows).permute(2, 0, 1).flatten()
         logits = F.linear(pooled.flatten(0, 2), weight * self.scale, bias * self.scale)
-        return logits.unflatten(-1, (K * K, -1)).softmax(dim=1).unflatten(-1, rows[:2])
+        return logits.unflatten(-1, (9, -1)).softmax(dim=1).unflatten(-1, rows[:2])
 
 
 def gather_windows(x: Tensor) -> Tensor:
@@ -78,7 +78,10 @@ def gather_windows(x: Tensor) -> Tensor:
     H, W = x.shape[1:3]
     h, w = (H + 1) // 2, (W + 1) // 2
     x = F.pad(x, (0, 0, 1, 2 * w - W, 1, 2 * h - H))
-    taps = [x[:, a : a + 2 * h - 1 : 2, b : b + 2 * w - 1 : 2] for a in range(K) for b in range(K)]
+    taps: list[Tensor] = []
+    for a in range(3):
+        for b in range(3):
+            taps.append(x[:, a : a + 2 * h - 1 : 2, b : b + 2 * w - 1 : 2])
     return torch.stack(taps)
 
 
@@ -88,7 +91,7 @@ def fold_windows(windows: Tensor, height: int, width: int) -> Tensor:
     Shape:
         (9, B, h, w, C) -> (B, height, width, C).
     """
-    rows = _overlap_add(windows.unflatten(0, (K, K)), dim=3)
+    rows = _overlap_add(windows.unflatten(0, (3, 3)), dim=3)
     pixels = _overlap_add(rows, dim=3)
     return pixels[:, :height, :width]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ class RASA(nn.Module):
         self.recursions = recursions
         self.q = nn.Linear(dim, dim, bias=False)
         self.atrous = AtrousQuery(dim, atrous_rates)
+        self.sr, self.sr_norm = None, None
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)
             self.sr_norm = nn.LayerNorm(dim)
@@ -58,11 +60,7 @@ class RASA(nn.Module):
             init_linear(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[1:3]) < self.sr_ratio:
-            raise ValueError(
-                f"the map is {x.shape[1]}x{x.shape[2]}, smaller than sr_ratio {self.sr_ratio}; "
-                "give LVT images of at least 32 pixels a side"
-            )
+        check_map_size(x, self.sr_ratio)
         if self.recursions == 1:
             return self.attend(x)
         y = F.silu(self.attend(x))
@@ -75,12 +73,12 @@ class RASA(nn.Module):
         """The inner attention ``f``: (B, H, W, C) -> (B, H, W, C)."""
         B, H, W, C = x.shape
         q = self._split_heads(self.atrous(self.q(x)))
-        k, v = (self._split_heads(t) for t in self.kv(self._reduce(x)).chunk(2, dim=-1))
-        x = F.scaled_dot_product_attention(q, k, v)
+        k, v = self.kv(self._reduce(x)).chunk(2, dim=-1)
+        x = F.scaled_dot_product_attention(q, self._split_heads(k), self._split_heads(v))
         return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
 
     def _reduce(self, x: Tensor) -> Tensor:
-        if self.sr_ratio == 1:
+        if self.sr is None or self.sr_norm is None:
             return x
         x = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.sr_norm(x)
@@ -88,3 +86,14 @@ class RASA(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, h, N, d)."""
         return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+@torch.fx.wrap  # a branch on the size of an input: symbolic tracing keeps it as a call
+def check_map_size(x: Tensor, sr_ratio: int) -> None:
+    """Raise ValueError for a map that one window does not fit in: (B, H, W, C)."""
+    H, W = x.shape[1], x.shape[2]
+    if H < sr_ratio or W < sr_ratio:
+        raise ValueError(
+            f"the map is {H}x{W}, smaller than sr_ratio {sr_ratio}; give LVT images of at least 32 "
+            "pixels a side"
+        )

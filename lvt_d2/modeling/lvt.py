@@ -6,6 +6,8 @@ Independent implementation, licensed Apache-2.0.
 
 from collections.abc import Sequence
 
+import torch
+import torch.fx
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from lvt_d2.layers import CSA, MLP, RASA, Block, PatchEmbed
 
 STAGES = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
-MIN_SIZE = 32  # pixels; below this the last stages have no pixel left
 
 
 class LVT(Backbone):
@@ -72,12 +73,11 @@ class LVT(Backbone):
             raise ValueError(
                 f"sr_ratios is {tuple(sr_ratios)}; expected one for each of stages 2 to 4"
             )
-        if not out_features or not set(out_features) <= set(STAGES):
-            raise ValueError(f"out_features is {tuple(out_features)}; expected some of {STAGES}")
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {drop_path_rate}; expected 0 <= rate < 1")
         self.use_checkpoint = use_checkpoint
-        self._out_features = sorted(out_features)
+        self._set_out_features(out_features)
+        self._stage_names = list(STAGES)  # as an attribute, which TorchScript can read
         self._out_feature_channels = dict(zip(STAGES, embed_dims, strict=True))
         self._out_feature_strides = dict(zip(STAGES, STRIDES, strict=True))
 
@@ -101,18 +101,36 @@ class LVT(Backbone):
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        if min(x.shape[-2:]) < MIN_SIZE:
-            raise ValueError(
-                f"the image is {x.shape[-2]}x{x.shape[-1]} pixels; LVT needs at least {MIN_SIZE} a "
-                "side: resize or pad it"
-            )
-        x = x.permute(0, 2, 3, 1)
-        features = {}
-        for name, stage in zip(STAGES, self.stages, strict=False):
-            x = stage(x, recompute=self.use_checkpoint and self.training)
-            if name in self._out_features:
-                features[name] = x.permute(0, 3, 1, 2)
+        return self.forward_stages(self.stem(x))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """The first stage's patch embedding: (B, in_chans, H, W) -> (B, H', W', C)."""
+        check_image_size(x)
+        return self.stages[0].patch_embed(x.permute(0, 2, 3, 1))
+
+    def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
+        """All that follows the stem; in between, a training recipe may mix images.
+
+        Shape:
+            what ``stem`` returns -> what ``forward`` returns.
+        """
+        recompute = self.use_checkpoint and self.training
+        features: dict[str, Tensor] = {}
+        for i, stage in enumerate(self.stages):
+            x = stage(x, embedded=i == 0, recompute=recompute)
+            if self._stage_names[i] in self._out_features:
+                features[self._stage_names[i]] = x.permute(0, 3, 1, 2)
         return features
+
+    def limit(self, out_features: Sequence[str]) -> None:
+        """Return these stages from now on, and drop those behind the last of them."""
+        self._set_out_features(out_features)
+        del self.stages[STAGES.index(self._out_features[-1]) + 1 :]
+
+    def _set_out_features(self, out_features: Sequence[str]) -> None:
+        if not out_features or not set(out_features) <= set(STAGES):
+            raise ValueError(f"out_features is {tuple(out_features)}; expected some of {STAGES}")
+        self._out_features = sorted(out_features)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every returned map."""
@@ -140,18 +158,35 @@ class LVT(Backbone):
 
 
 class Stage(nn.Module):
-    """A patch embedding and the blocks behind it: (B, H, W, C) -> (B, H', W', C')."""
+    """A patch embedding and the blocks behind it: (B, H, W, C) -> (B, H', W', C').
+
+    With ``embedded`` the input is the embedding already.
+    """
 
     def __init__(self, patch_embed: PatchEmbed, blocks: Sequence[Block]):
         super().__init__()
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
-        x = self.patch_embed(x)
+    def forward(self, x: Tensor, embedded: bool = False, recompute: bool = False) -> Tensor:
+        if not embedded:
+            x = self.patch_embed(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            if recompute and not torch.jit.is_scripting():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         return x
+
+
+@torch.fx.wrap  # a branch on the size of an input: symbolic tracing keeps it as a call
+def check_image_size(x: Tensor) -> None:
+    """Raise ValueError for an image of too few pixels: (B, in_chans, H, W)."""
+    height, width = x.shape[2], x.shape[3]
+    if height < 32 or width < 32:
+        raise ValueError(
+            f"the image is {height}x{width} pixels; LVT needs at least 32 a side: resize or pad it"
+        )
 
 
 def _check_per_stage(**arguments: Sequence[int]) -> None:
