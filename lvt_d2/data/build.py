@@ -4,18 +4,17 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-import torch
 from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader as _build_test_loader,
-    build_detection_train_loader as _build_train_loader,
 )
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 import lvt_d2.data.builtin  # noqa: F401  (registers the sets that configs name)
 from lvt_d2.data.panoptic_mapper import MIN_SIZE
+from lvt_d2.data.train_loader import TrainLoader
 from lvt_d2.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -152,8 +151,11 @@ def build_train_loader(
     sampler: Sampler | None = None,
     aspect_ratio_grouping: bool = True,
     num_workers: int | None = None,
-) -> DataLoader:
-    """Detectron2's training loader with workers, kept alive, and pinned memory where a GPU is.
+) -> TrainLoader:
+    """Endless shuffled batches, read ahead by workers, into pinned memory where a GPU is.
+
+    They are Detectron2's, and a resumed training goes on with those that an uninterrupted one
+    would have seen; see `TrainLoader`.
 
     Args:
         dataset: dicts of `get_panoptic_dicts`.
@@ -178,16 +180,13 @@ def build_train_loader(
             f"process{'es' if processes > 1 else ''}; expected a positive multiple of {processes}, "
             "since every process takes as many images as the others"
         )
-    workers = _workers(num_workers)
-    return _build_train_loader(
+    return TrainLoader(
         dataset,
         mapper=mapper,
-        sampler=sampler,
         total_batch_size=total_batch_size,
+        sampler=sampler,
         aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        num_workers=_workers(num_workers),
     )
 
 
