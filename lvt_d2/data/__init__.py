@@ -9,12 +9,26 @@ from lvt_d2.data.coco_panoptic import (
 )
 from lvt_d2.data.panoptic_mapper import PanopticMapper
 from lvt_d2.data.panoptic_png import ids_to_rgb, read_panoptic_ids, rgb_to_ids
+from lvt_d2.data.photometric import PhotometricDistortion
+from lvt_d2.data.semantic_transforms import (
+    CategoryAreaCrop,
+    PadToSize,
+    ResizeInRange,
+    ResizeToMultiple,
+)
+from lvt_d2.data.train_loader import TrainLoader
 from lvt_d2.data.transforms import BilinearResizeTransform, ResizeKeepRatio
 
 __all__ = [
     "BilinearResizeTransform",
+    "CategoryAreaCrop",
+    "PadToSize",
     "PanopticMapper",
+    "PhotometricDistortion",
+    "ResizeInRange",
     "ResizeKeepRatio",
+    "TrainLoader",
+    "ResizeToMultiple",
     "build_test_loader",
     "build_train_loader",
     "get_panoptic_dicts",

@@ -1,4 +1,4 @@
-"""Resizing with the arithmetic that the published panoptic weights were trained and tested with.
+"""Resizing with the arithmetic that the published weights were trained and tested with.
 
 Detectron2 resizes with Pillow, which antialiases when it shrinks and rounds after each axis. Here
 a pixel is the bilinear mix of its four neighbours around half-pixel centres, with 11-bit integer
@@ -123,6 +123,14 @@ class BilinearResizeTransform(Transform):
             )
 
 
+def resize_transform(image: np.ndarray, new_h: int, new_w: int) -> Transform:
+    """The bilinear resize of ``image`` (H, W[, C]) to a size; nothing where it has that size."""
+    h, w = image.shape[:2]
+    if (h, w) == (new_h, new_w):
+        return NoOpTransform()
+    return BilinearResizeTransform(h, w, new_h, new_w)
+
+
 class ResizeKeepRatio(Augmentation):
     """Resize so that the short side has a drawn length and the long side stays within a limit.
 
@@ -168,10 +176,7 @@ class ResizeKeepRatio(Augmentation):
         else:
             short = np.random.choice(self.short_edge)
         h, w = image.shape[:2]
-        new_h, new_w = self.output_size(h, w, int(short), self.max_size)
-        if (new_h, new_w) == (h, w):
-            return NoOpTransform()
-        return BilinearResizeTransform(h, w, new_h, new_w)
+        return resize_transform(image, *self.output_size(h, w, int(short), self.max_size))
 
     @staticmethod
     def output_size(h: int, w: int, short: int, max_size: int) -> tuple[int, int]:
