@@ -2,7 +2,13 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import (
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+    PolynomialDecayParamScheduler,
+)
+
+from lvt_d2.engine.optimizer import DecayedWarmup
 
 # 117,266 of train2017's 118,287 images hold a thing; 64 images an iteration.
 ITERATIONS_PER_EPOCH = 1833
@@ -25,6 +31,16 @@ max_iter_1x = 12 * ITERATIONS_PER_EPOCH
 max_iter_3x = 36 * ITERATIONS_PER_EPOCH
 lr_multiplier_1x = coco_schedule(12, (8, 11))
 lr_multiplier_3x = coco_schedule(36, (24, 33))
+
+# ADE20K: down to 0 at the last iteration, in a straight line for SegFormer.
+max_iter_segformer = 160_000
+lr_multiplier_segformer = L(DecayedWarmup)(
+    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=1.0),
+    warmup_length=1500 / max_iter_segformer,
+    warmup_factor=1e-6,
+)
+max_iter_semantic_fpn = 80_000
+lr_multiplier_semantic_fpn = L(PolynomialDecayParamScheduler)(base_value=1.0, power=0.9)
 
 # For runs of minutes: warm up for a tenth of the run, then down along a cosine.
 lr_multiplier_quick = L(WarmupParamScheduler)(

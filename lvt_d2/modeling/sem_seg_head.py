@@ -1,4 +1,4 @@
-"""Semantic branch of Panoptic FPN with the published training's loss as an option."""
+"""Semantic branch of Panoptic FPN with the published training's loss as an option; that loss."""
 
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
@@ -34,8 +34,22 @@ class PanopticSemSegHead(SemSegFPNHead):
             predictions = F.interpolate(
                 predictions, scale_factor=stride, mode="bilinear", align_corners=False
             )
-        loss = F.cross_entropy(
-            predictions, targets, reduction="sum", ignore_index=self.ignore_value
-        )
-        counted = targets if self.mean_over_ignored else targets[targets != self.ignore_value]
-        return {"loss_sem_seg": loss / max(counted.numel(), 1) * self.loss_weight}
+        loss = mean_cross_entropy(predictions, targets, self.ignore_value, self.mean_over_ignored)
+        return {"loss_sem_seg": loss * self.loss_weight}
+
+
+def mean_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_value: int, over_ignored: bool
+) -> Tensor:
+    """Cross entropy of (B, K, H, W) logits against (B, H, W) labels; 0 where no pixel counts.
+
+    Args:
+        logits: in full precision.
+        labels: 0..K-1, or ``ignore_value``, which adds nothing to the sum.
+        ignore_value: label of pixels that don't count.
+        over_ignored: divide the sum by the number of all pixels; else by that of those that count.
+    """
+    total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=ignore_value)
+    if over_ignored:
+        return total / max(labels.numel(), 1)
+    return total / (labels != ignore_value).sum().clamp(min=1)

@@ -2,41 +2,63 @@ import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
 from detectron2.solver import get_default_optimizer_params
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from omegaconf import ListConfig, OmegaConf
 from torch import nn
 
-from lvt_d2.engine.optimizer import RateFactors, make_settings_plain
+from lvt_d2.engine.optimizer import DecayedWarmup, get_params_by_name, make_settings_plain
+from lvt_d2.errors import ConfigError
+
+
+def small_model() -> nn.ModuleDict:
+    body = nn.ModuleDict({"linear": nn.Linear(2, 2), "norm1": nn.LayerNorm(2)})
+    head = nn.ModuleDict({"linear": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2)})
+    return nn.ModuleDict({"body": body, "head": head})
+
+
+RULES = {"norm": {"weight_decay": 0.0}, "head.": {"lr_factor": 10.0}}
+
+
+@pytest.mark.parametrize("rules", [RULES, dict(reversed(RULES.items())), OmegaConf.create(RULES)])
+def test_longest_rule_wins(rules):
+    model = small_model()
+    groups = get_params_by_name(model, base_lr=0.2, rules=rules)
+    optimizer = torch.optim.AdamW(groups, lr=0.2, weight_decay=0.3)
+    settings = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        group = settings.pop(id(parameter))
+        assert group["lr"] == pytest.approx(2.0 if name.startswith("head") else 0.2), name
+        assert group["weight_decay"] == (0.0 if name.startswith("body.norm") else 0.3), name
+    assert not settings and len(optimizer.param_groups) == 3
+
+
+def test_frozen_parameters_are_left_out_and_shared_ones_once():
+    model = small_model()
+    model["body"].requires_grad_(False)
+    model["head"]["again"] = model["head"]["linear"]
+    groups = get_params_by_name(model, base_lr=0.2, rules=RULES)
+    assert [len(group["params"]) for group in groups] == [4]
 
 
 @pytest.mark.parametrize(
-    ("name", "factor"),
+    ("rules", "message"),
     [
-        ("head.weight", 0.5),
-        ("head.box.weight", 0.1),
-        ("head.box", 0.1),
-        ("head.boxes.weight", 0.5),
-        ("heads.weight", 1.0),
-        ("neck.head.weight", 1.0),
-        ("", 1.0),
+        ({"neck": {"lr_factor": 2.0}}, "name neck, which occurs in .* the model's parts are body, head"),
+        ({"body": {"lr": 2.0}}, "rule for 'body' sets lr; expected lr_factor and weight_decay"),
     ],
 )
-def test_longest_part_wins(name, factor):
-    for factors in ({"head": 0.5, "head.box": 0.1}, {"head.box": 0.1, "head": 0.5}):
-        assert RateFactors(factors)(name) == factor
-        assert RateFactors(OmegaConf.create(dict(factors)))(name) == factor
+def test_rules_without_effect_are_refused(rules, message):
+    with pytest.raises(ConfigError, match=message):
+        get_params_by_name(small_model(), base_lr=0.2, rules=rules)
 
 
-def test_rates_of_detectron2s_groups():
-    part = nn.ModuleDict({"box": nn.Linear(2, 2), "mask": nn.Linear(2, 2)})
-    model = nn.ModuleDict({"head": part, "headless": nn.Linear(2, 2)})
-    groups = get_default_optimizer_params(
-        model, base_lr=0.2, lr_factor_func=RateFactors({"head": 0.5, "head.box": 0.0})
-    )
-    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        expected = 0.0 if ".box" in name else 0.1 if "head." in name else 0.2
-        assert rates[id(parameter)] == pytest.approx(expected), name
-    assert len(rates) == 6
+def test_decayed_warmup():
+    schedule = PolynomialDecayParamScheduler(base_value=2.0, power=1.0)
+    warm = DecayedWarmup(schedule, warmup_factor=0.1, warmup_length=0.2)
+    assert warm(0.0) == pytest.approx(0.2)
+    assert warm(0.1) == pytest.approx(0.55 * 1.8)
+    assert warm(0.2) == warm.scheduler(0.2) and warm(0.9) == pytest.approx(0.2)
+    assert DecayedWarmup(schedule, 0.1, warmup_length=0.0)(0.0) == 2.0
 
 
 def test_settings_are_plain_and_saved_as_such(tmp_path):

@@ -1,0 +1,305 @@
+"""Semantic segmentation with Detectron2's model, from one view of an image or from several."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
+from detectron2.structures import ImageList
+from torch import Tensor
+
+# Values of one strip of the result that are worked on at a time: 16 MiB in single precision.
+STRIP_VALUES = 2**22
+
+
+@META_ARCH_REGISTRY.register()
+class MultiViewSemanticSegmentor(SemanticSegmentor):
+    """Detectron2's ``SemanticSegmentor`` with options for inference.
+
+    With the defaults it is ``SemanticSegmentor``: it returns logits, seen in one view. Views are
+    the image at every one of ``scales``, and mirrored if ``flip``. A view is seen at once, or
+    through sliding windows: where windows overlap, their **logits** are averaged, since
+    they are estimates of one network at one scale and the official code does so. Views
+    are averaged as **probabilities** at the image's own size: the logits of different scales differ
+    in how far they are spread, and a mean of them would follow the most confident one.
+
+    Logits are resized twice, from the head's stride to the network's input and from there
+    to the image's own size, as by Detectron2, but in strips of rows, on the model's device. What
+    inference holds beside the network's activations are the logits of all views at the head's
+    stride and a few arrays of ``STRIP_VALUES``; no map of K classes at full size is made unless it
+    is the result.
+
+    Args:
+        labels_only: return the best class of every pixel in place of K scores.
+        flip: add the mirror image of every view.
+        scales: factors of the network's input size; sides are rounded up to what the backbone
+            divides. 1.0 leaves the input as it is.
+        window: height and width of the sliding windows in pixels, or one number for both; None
+            sees a view at once. Smaller images get one window of their own size.
+        window_stride: pixels from one window to the next, in either direction or one number for
+            both; not above ``window``.
+        windows_per_batch: windows that the network sees at a time.
+        **kwargs: as for ``SemanticSegmentor``; its ``sem_seg_head`` needs a method ``layers`` as
+            ``SemSegFPNHead`` has it, unless all options have their defaults.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        labels_only: bool = False,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        window: int | Sequence[int] | None = None,
+        window_stride: int | Sequence[int] | None = None,
+        windows_per_batch: int = 4,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.labels_only = labels_only
+        self.flip = flip
+        self.scales = tuple(scales)
+        self.window = _pair(window)
+        self.window_stride = _pair(window_stride)
+        self.windows_per_batch = windows_per_batch
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales is {self.scales}; expected positive factors, one at least")
+        if (self.window is None) != (self.window_stride is None):
+            raise ValueError(
+                f"window is {self.window} and window_stride is {self.window_stride}; expected both "
+                "or neither"
+            )
+        if self.window is not None:
+            for side, stride in zip(self.window, self.window_stride, strict=True):
+                if not 1 <= stride <= side:
+                    raise ValueError(
+                        f"window_stride is {self.window_stride} for a window of {self.window}; "
+                        "expected at least 1 and, to leave no gaps, at most the window"
+                    )
+        if self.windows_per_batch < 1:
+            raise ValueError(f"windows_per_batch is {self.windows_per_batch}; expected 1 or more")
+        if not (self._is_detectron2s or hasattr(self.sem_seg_head, "layers")):
+            raise ValueError(
+                f"sem_seg_head is a {type(self.sem_seg_head).__name__}, which has no method "
+                "layers(features) that returns logits before they are upsampled, as SemSegFPNHead "
+                "has; labels_only, flip, scales and window need it"
+            )
+
+    @property
+    def _is_detectron2s(self) -> bool:
+        """Whether nothing is asked for that ``SemanticSegmentor`` would do otherwise."""
+        one_view = self.scales == (1.0,) and not self.flip and self.window is None
+        return one_view and not self.labels_only
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Train or predict.
+
+        Args:
+            batched_inputs: Detectron2's standard format: ``image`` (C, H, W), ``sem_seg`` (H, W) in
+                training, ``height`` and ``width`` of the wanted output.
+
+        Returns:
+            In training the losses. Else for every image ``{"sem_seg": x}`` at the wanted size: x is
+            (K, height, width) logits, or probabilities where views are averaged; with
+            ``labels_only`` (height, width) labels, uint8 up to 256 classes and int32 above.
+        """
+        if self.training or self._is_detectron2s:
+            return super().forward(batched_inputs)
+        padded = self.preprocess_image(batched_inputs)
+        images = [padded[i] for i in range(len(padded))]
+        views = [[] for _ in images]
+        for scale in self.scales:
+            scaled = [self._scale(image, scale) for image in images]
+            for mirrored in (False, True) if self.flip else (False,):
+                seen = [image.flip(-1) for image in scaled] if mirrored else scaled
+                for view, of_image in zip(self._look(seen, mirrored), views, strict=True):
+                    of_image.append(view)
+        return [
+            {
+                "sem_seg": self._merge(
+                    of_image,
+                    sample.get("height", image.shape[-2]),
+                    sample.get("width", image.shape[-1]),
+                )
+            }
+            for of_image, sample, image in zip(views, batched_inputs, images, strict=True)
+        ]
+
+    def _scale(self, image: Tensor, scale: float) -> Tensor:
+        """Resize a normalised (C, H, W) image, bilinear and not antialiased, as it was before."""
+        if scale == 1:
+            return image
+        step = max(self.backbone.size_divisibility, 1)
+        size = [math.ceil(max(side * scale, 1) / step) * step for side in image.shape[-2:]]
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def _look(self, images: list[Tensor], mirrored: bool) -> Iterator["_View"]:
+        """A view of each of the normalised images, which may be mirrored."""
+        if self.window is None:
+            for image, patch in zip(images, self._patches(images), strict=True):
+                yield _View([(0, 0, patch)], tuple(image.shape[-2:]), mirrored)
+            return
+        for image in images:
+            height, width = (min(w, i) for w, i in zip(self.window, image.shape[-2:], strict=True))
+            corners = [
+                (top, left)
+                for top in _starts(image.shape[-2], height, self.window_stride[0])
+                for left in _starts(image.shape[-1], width, self.window_stride[1])
+            ]
+            windows = [image[:, y : y + height, x : x + width] for y, x in corners]
+            patches = []
+            for i in range(0, len(windows), self.windows_per_batch):
+                patches += self._patches(windows[i : i + self.windows_per_batch])
+            placed = [(y, x, patch) for (y, x), patch in zip(corners, patches, strict=True)]
+            yield _View(placed, tuple(image.shape[-2:]), mirrored)
+
+    def _patches(self, images: list[Tensor]) -> list["_Patch"]:
+        """Run the network on a batch of normalised images."""
+        batch = ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        logits = self.sem_seg_head.layers(self.backbone(batch.tensor))
+        if logits.dtype in (torch.float16, torch.bfloat16):  # autocast; too coarse for comparisons
+            logits = logits.float()
+        return [
+            _Patch(of_image, tuple(batch.tensor.shape[-2:]), tuple(image.shape[-2:]))
+            for of_image, image in zip(logits, images, strict=True)
+        ]
+
+    def _merge(self, views: list["_View"], height: int, width: int) -> Tensor:
+        """Scores or labels from all views of an image, at the wanted size."""
+        logits = views[0].patches[0][2].logits
+        classes = len(logits)
+        if self.labels_only:
+            dtype = torch.uint8 if classes <= 256 else torch.int32
+            result = logits.new_empty((height, width), dtype=dtype)
+        else:
+            result = logits.new_empty((classes, height, width))
+        step = max(STRIP_VALUES // (classes * width), 1)
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            strips = (view.rows(start, stop, (height, width)) for view in views)
+            if len(views) == 1:
+                scores = next(strips)
+            else:
+                scores = sum(strip.softmax(dim=0) for strip in strips) / len(views)
+            # The indices of max are those of argmax, in half the time on a CPU.
+            strip = scores.max(dim=0).indices if self.labels_only else scores
+            result[..., start:stop, :] = strip
+        return result
+
+
+@dataclass
+class _Patch:
+    """What the network says of a piece of a view.
+
+    Attributes:
+        logits: (K, h, w) at the head's stride.
+        padded: (height, width) of the network's input, to which the logits are resized.
+        size: (height, width) of the piece within, at the upper left.
+    """
+
+    logits: Tensor
+    padded: tuple[int, int]
+    size: tuple[int, int]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the resized logits: (K, stop - start, width)."""
+        height = self.logits.shape[1]
+        rows = _resized_rows(lambda a, b: self.logits[:, a:b], height, self.padded, start, stop)
+        return rows[..., : self.size[1]]
+
+
+@dataclass
+class _View:
+    """Patches of an image as the network saw it.
+
+    Attributes:
+        patches: (top, left, patch); they cover the view.
+        size: (height, width) of the view.
+        mirrored: whether left and right are swapped in it.
+    """
+
+    patches: list[tuple[int, int, _Patch]]
+    size: tuple[int, int]
+    mirrored: bool
+
+    def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """Rows of the logits resized to the image's own ``size``, not mirrored."""
+        rows = _resized_rows(self._own_rows, self.size[0], size, start, stop)
+        return rows.flip(-1) if self.mirrored else rows
+
+    def _own_rows(self, start: int, stop: int) -> Tensor:
+        """Mean of the patches in some rows of the view."""
+        if len(self.patches) == 1:
+            return self.patches[0][2].rows(start, stop)
+        first = self.patches[0][2].logits
+        total = first.new_zeros((len(first), stop - start, self.size[1]))
+        count = first.new_zeros(total.shape[1:])
+        for top, left, patch in self.patches:
+            height, width = patch.size
+            begin, end = max(start, top), min(stop, top + height)
+            if begin < end:
+                place = (slice(begin - start, end - start), slice(left, left + width))
+                total[(..., *place)] += patch.rows(begin - top, end - top)
+                count[place] += 1
+        return total / count
+
+
+def _resized_rows(
+    read_rows: Callable[[int, int], Tensor],
+    height: int,
+    size: tuple[int, int],
+    start: int,
+    stop: int,
+) -> Tensor:
+    """Some rows of ``F.interpolate(x, size, mode="bilinear")``, from few rows of x.
+
+    Args:
+        read_rows: gives rows a..b-1 of x, (K, b - a, w).
+        height: of x.
+        size: (H, W) of the whole result.
+        start: first row that is wanted.
+        stop: behind the last one.
+
+    Returns:
+        (K, stop - start, W).
+    """
+    # In single precision and in this order, as PyTorch's own kernels find the two rows to mix.
+    at = (torch.arange(start, stop, dtype=torch.float32) + 0.5) * (height / size[0]) - 0.5
+    at = at.clamp(min=0)
+    upper = at.long().clamp(max=height - 1)
+    lower = (upper + 1).clamp(max=height - 1)
+    first, last = int(upper[0]), int(lower[-1])
+    rows = read_rows(first, last + 1)
+    if rows.shape[-1] != size[1]:
+        rows = F.interpolate(
+            rows[None], size=(rows.shape[1], size[1]), mode="bilinear", align_corners=False
+        )[0]
+    if height == size[0]:
+        return rows
+    weight = (at - upper).to(rows)[:, None]
+    upper, lower = ((i - first).to(rows.device) for i in (upper, lower))
+    return torch.lerp(rows[:, upper], rows[:, lower], weight)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side: every ``stride``; the last one ends with the side."""
+    return [*range(0, length - window, stride), length - window]
+
+
+def _pair(value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{value} pixels; expected a positive number, or a height and a width")
+    return pair
