@@ -11,22 +11,26 @@ from lvt_d2.checkpoint.official import TABLES
 def rule_weights():
     """Function from a kind of official file and our model to a state dict in the official format.
 
-    Every entry holds normal numbers that are seeded by its position in the file.
+    Every entry holds normal numbers that are seeded by its position in the file; those that our
+    model has no use for hold nothing.
     """
 
     def make(kind: str, model: torch.nn.Module) -> dict[str, torch.Tensor]:
         ours = model.state_dict()
         state = {}
         for i, (official, entry) in enumerate(TABLES[kind]().items()):
+            if entry.name is None:
+                state[official] = torch.zeros(0)
+                continue
             shape = ours[entry.name].shape
             if official.endswith(".attn.weight.weight"):
                 shape = (shape[0] * shape[1], shape[2], 1, 1)
             elif ".mlp.fc" in official and official.endswith("weight") and ".0.1." not in official:
                 shape = (*shape, 1, 1)
             numbers = np.random.RandomState(i).standard_normal(shape)
-            is_norm = ours[entry.name].ndim == 1 and official.endswith("weight")
+            around_one = len(shape) == 1 and official.endswith(("weight", "running_var"))
             scale = 0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
-            state[official] = torch.from_numpy(np.float32(is_norm + scale * numbers))
+            state[official] = torch.as_tensor(np.float32(around_one + scale * numbers))
         return state
 
     return make
