@@ -77,7 +77,8 @@ class LVT(Backbone):
             raise ValueError(f"drop_path_rate is {drop_path_rate}; expected 0 <= rate < 1")
         self.use_checkpoint = use_checkpoint
         self._set_out_features(out_features)
-        self._stage_names = list(STAGES)  # as an attribute, which TorchScript can read
+        # TorchScript reads attributes, but no constants of a module.
+        self._stage_names, self._size_divisibility = list(STAGES), STRIDES[-1]
         self._out_feature_channels = dict(zip(STAGES, embed_dims, strict=True))
         self._out_feature_strides = dict(zip(STAGES, STRIDES, strict=True))
 
@@ -108,18 +109,23 @@ class LVT(Backbone):
         check_image_size(x)
         return self.stages[0].patch_embed(x.permute(0, 2, 3, 1))
 
-    def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
-        """All that follows the stem; in between, a training recipe may mix images.
+    def forward_stages(self, x: Tensor, stop: int = 4) -> dict[str, Tensor]:
+        """What follows the stem; in between, a training recipe may mix images.
 
-        Shape:
-            what ``stem`` returns -> what ``forward`` returns.
+        Args:
+            x: what ``stem`` returns.
+            stop: number of stages to run.
+
+        Returns:
+            What ``forward`` returns, as far as these stages give it.
         """
         recompute = self.use_checkpoint and self.training
         features: dict[str, Tensor] = {}
         for i, stage in enumerate(self.stages):
-            x = stage(x, embedded=i == 0, recompute=recompute)
-            if self._stage_names[i] in self._out_features:
-                features[self._stage_names[i]] = x.permute(0, 3, 1, 2)
+            if i < stop:
+                x = stage(x, embedded=i == 0, recompute=recompute)
+                if self._stage_names[i] in self._out_features:
+                    features[self._stage_names[i]] = x.permute(0, 3, 1, 2)
         return features
 
     def limit(self, out_features: Sequence[str]) -> None:
@@ -147,7 +153,7 @@ class LVT(Backbone):
 
         LVT itself takes any size; heads that add up upsampled maps do not.
         """
-        return STRIDES[-1]
+        return self._size_divisibility
 
     def _freeze(self, freeze_at: int) -> None:
         if not 0 <= freeze_at <= len(STAGES) + 1:
