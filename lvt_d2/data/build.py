@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 import lvt_d2.data.builtin  # noqa: F401  (registers the sets that configs name)
-from lvt_d2.data.panoptic_mapper import MIN_SIZE
+from lvt_d2.data.image_mapper import MIN_SIZE
 from lvt_d2.data.train_loader import TrainLoader
 from lvt_d2.errors import ConfigError, DatasetError
 

@@ -1,31 +1,23 @@
 """Dataset mapper that derives instances and semantic labels from panoptic PNGs on the fly."""
 
-import copy
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils as utils, transforms as T
+from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from lvt_d2.data.counter import SharedCounter
+from lvt_d2.data.image_mapper import MIN_SIZE, ImageMapper, check_choice
 from lvt_d2.data.panoptic_png import (
     check_against_json,
     encode_ids,
     read_panoptic_ids,
     segment_codes,
 )
-from lvt_d2.data.reading import unreadable_as_dataset_error
-from lvt_d2.errors import ConfigError, DatasetError
+from lvt_d2.errors import DatasetError
 
-logger = logging.getLogger(__name__)
-
-MIN_SIZE = 32  # the backbone's coarsest stride: it can't see less than one such cell
 _BOX_SOURCES = ("json", "masks")
-_IMAGE_FORMATS = ("RGB", "BGR")
-_MOST_IN_A_ROW = 50  # broken images on end: not some are broken, but the set is
 _THINGS_LABEL = 0  # class of all thing pixels in the semantic labels
 
 
@@ -39,7 +31,7 @@ class _Targets(NamedTuple):
     boxes: np.ndarray  # (n, 4) x1, y1, x2, y2, in pixels
 
 
-class PanopticMapper:
+class PanopticMapper(ImageMapper):
     """Maps a dataset dict of `load_coco_panoptic` to what Detectron2's panoptic models read.
 
     In training the result has ``image`` (3, H, W) uint8, ``instances`` (``gt_boxes``,
@@ -78,45 +70,10 @@ class PanopticMapper:
         min_size: int = MIN_SIZE,
         skip_broken: bool = False,
     ):
-        _check_choice("box_source", box_source, _BOX_SOURCES)
-        _check_choice("image_format", image_format, _IMAGE_FORMATS)
-        if min_size < 0:
-            raise ConfigError(f"the mapper's min_size is {min_size}; expected 0 or more pixels")
-        self.is_train = is_train
-        self.augmentations = T.AugmentationList(list(augmentations))
-        self.image_format = image_format
+        check_choice("box_source", box_source, _BOX_SOURCES)
+        super().__init__(is_train, augmentations, image_format, min_size, skip_broken)
         self.box_source = box_source
         self.ignore_label = ignore_label
-        self.min_size = min_size
-        self._skipped = SharedCounter() if is_train and skip_broken else None
-        self._skipped_in_a_row = 0
-
-    @property
-    def num_skipped(self) -> int:
-        """Broken images that were skipped so far, by all workers of this process."""
-        return self._skipped.value if self._skipped is not None else 0
-
-    def __call__(self, dataset_dict: dict) -> dict | None:
-        """Map one dict, which stays as it is; None where ``skip_broken`` skips it."""
-        try:
-            result = self._map(copy.copy(dataset_dict))
-        except DatasetError as error:
-            if self._skipped is None:
-                raise
-            self._skip(error)
-            return None
-        self._skipped_in_a_row = 0
-        return result
-
-    def _skip(self, error: DatasetError) -> None:
-        total = self._skipped.increment()
-        logger.warning("Skipped a broken training image (%d in all): %s", total, error)
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= _MOST_IN_A_ROW:
-            raise DatasetError(
-                f"{_MOST_IN_A_ROW} training images in a row were broken and skipped ({total} in "
-                f"all): the set is broken as a whole. The last one: {error}"
-            ) from error
 
     def _map(self, result: dict) -> dict:
         image = self._read_image(result)
@@ -144,33 +101,10 @@ class PanopticMapper:
         return result
 
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
-        """The image (H, W, 3) uint8, checked against the JSON's size."""
-        path = dataset_dict["file_name"]
-        with unreadable_as_dataset_error(f"the image {path}"):
-            image = utils.read_image(path, format=self.image_format)
-        found = image.shape[:2]
-        expected = (dataset_dict.get("height", found[0]), dataset_dict.get("width", found[1]))
-        if found != expected:
-            raise DatasetError(
-                f"the image {path} has {found[0]}x{found[1]} pixels (height x width), but its JSON "
-                f"says {expected[0]}x{expected[1]}; images and JSON must come from the same release"
-            )
-        dataset_dict.setdefault("height", found[0])
-        dataset_dict.setdefault("width", found[1])
-        self._check_size(found, f"the image {path}", "Leave it out")
+        image = super()._read_image(dataset_dict)
+        what = f"the image {dataset_dict['file_name']}"
+        self._check_size(image.shape[:2], what, "Leave it out")
         return image
-
-    def _check_size(self, size: tuple[int, int], what: str, remedy: str) -> None:
-        if min(size) < self.min_size:
-            raise DatasetError(
-                f"{what} has {size[0]}x{size[1]} pixels (height x width); each side must have at "
-                f"least {self.min_size}. {remedy}, or set the mapper's min_size"
-            )
-
-    def _to_tensor(self, image: np.ndarray, dataset_dict: dict) -> torch.Tensor:
-        what = f"the image {dataset_dict['file_name']}, augmented,"
-        self._check_size(image.shape[:2], what, "Resize it less, leave it out")
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
     def _targets(self, segments: list[dict]) -> _Targets:
         used = [s for s in segments if s["area"] > 0 and min(s["bbox"][2:]) >= 1]
@@ -233,8 +167,3 @@ class PanopticMapper:
 
 def _as_index(codes: np.ndarray) -> np.ndarray:
     return codes if codes.dtype == np.uint8 else codes.astype(np.int64)
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"the mapper's {name} is {value!r}; expected one of {choices}")
