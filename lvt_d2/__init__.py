@@ -1,7 +1,9 @@
 """LVT for Detectron2. Importing this package decides what answers to ``import detectron2``."""
 
+import logging
 import warnings
 
+from lvt_d2._after_import import after_import
 from lvt_d2._engine import activate
 
 # Libraries below us (fvcore) script functions as they are imported; no user can change that.
@@ -11,5 +13,16 @@ __version__ = "0.1.0"
 
 ENGINE: str = activate()
 """``"detectron2"`` or ``"d2lite"``: the engine that runs in this process."""
+
+
+def _register_in_timm() -> None:
+    """Make ``timm.create_model("lvt_cls")`` work."""
+    try:
+        import lvt_d2.timm_models  # noqa: F401
+    except ImportError:
+        logging.getLogger(__name__).warning("LVT is not registered in this timm", exc_info=True)
+
+
+after_import("timm", _register_in_timm)
 
 __all__ = ["ENGINE", "__version__"]
