@@ -70,7 +70,7 @@ def test_map_dataset_falls_back(caplog):
         assert [mapped[i] in (8, 9) for i in range(8)] == [True] * 8
     assert "Failed to apply `_map_func` for idx: " in caplog.text
     assert mapped[8] == 8 and mapped[9] == 9
-    with pytest.raises(ValueError, match="all 4 elements"):
+    with pytest.raises(ValueError, match="larger than population"):
         MapDataset([1, 2, 3, 4], lambda x: None)[0]
 
 

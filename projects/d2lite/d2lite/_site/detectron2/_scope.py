@@ -43,7 +43,8 @@ _MODULES = frozenset(
 )
 # Detectron2's names outside d2lite's scope, by the first part of the module's name.
 _NAMES = {
-    "data": """DataLoaderBenchmark HFlip_rotated_box Resize_rotated_box
+    "data": """CITYSCAPES_CATEGORIES COCO_PERSON_KEYPOINT_FLIP_MAP COCO_PERSON_KEYPOINT_NAMES
+    KEYPOINT_CONNECTION_RULES DataLoaderBenchmark HFlip_rotated_box Resize_rotated_box
     annotations_to_instances_rotated create_keypoint_hflip_indices get_lvis_instances_meta
     get_fed_loss_cls_weights iter_benchmark load_cityscapes_instances load_cityscapes_panoptic
     load_cityscapes_semantic load_lvis_json load_voc_instances register_all_cityscapes

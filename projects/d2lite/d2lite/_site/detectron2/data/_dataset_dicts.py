@@ -3,8 +3,8 @@
 import itertools
 import logging
 import pickle
+from collections import Counter
 
-import numpy as np
 from tabulate import tabulate
 from termcolor import colored
 
@@ -31,13 +31,9 @@ def filter_images_with_few_keypoints(
     """Leave out images with fewer labelled keypoints than ``min_keypoints_per_image``."""
 
     def labelled(annotations: list[dict]) -> int:
-        return sum(np.count_nonzero(np.array(x["keypoints"][2::3]) > 0) for x in annotations)
+        return sum(v > 0 for x in annotations for v in x.get("keypoints", ())[2::3])
 
-    kept = [
-        x
-        for x in dataset_dicts
-        if labelled([a for a in x["annotations"] if "keypoints" in a]) >= min_keypoints_per_image
-    ]
+    kept = [x for x in dataset_dicts if labelled(x["annotations"]) >= min_keypoints_per_image]
     logger.info(
         f"Removed {len(dataset_dicts) - len(kept)} images with fewer than "
         f"{min_keypoints_per_image} keypoints."
@@ -48,27 +44,12 @@ def filter_images_with_few_keypoints(
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads arrays and plain data only: a file of proposals has no business running code."""
 
-    _ALLOWED = frozenset(
-        [("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")]
-        + [("detectron2.structures.boxes", "BoxMode")]
-        + [
-            (f"numpy.{core}.{name}", func)
-            for core in ("core", "_core")
-            for name, func in (
-                ("multiarray", "_reconstruct"),
-                ("multiarray", "scalar"),
-                ("numeric", "_frombuffer"),
-            )
-        ]
-    )
+    _ALLOWED = frozenset("_reconstruct scalar _frombuffer ndarray dtype encode BoxMode".split())
 
     def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(
-                f"Proposals may hold arrays, lists, numbers and strings, but this file needs "
-                f"{module}.{name}, which is not loaded for safety"
-            )
-        return super().find_class(module, name)
+        if module.split(".")[0] in ("numpy", "_codecs", "detectron2") and name in self._ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not loaded: proposals are arrays")
 
 
 def load_proposals_into_dataset(dataset_dicts: list[dict], proposal_file: str) -> list[dict]:
@@ -114,25 +95,19 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
         AssertionError: a category id is outside of 0..len(class_names) - 1.
     """
     num_classes = len(class_names)
-    histogram = np.zeros(num_classes, dtype=int)
-    for entry in dataset_dicts:
-        classes = np.asarray(
-            [x["category_id"] for x in entry["annotations"] if not x.get("iscrowd", 0)], dtype=int
+    annotations = itertools.chain.from_iterable(x["annotations"] for x in dataset_dicts)
+    counts = Counter(x["category_id"] for x in annotations if not x.get("iscrowd", 0))
+    for label in counts:
+        assert 0 <= label < num_classes, (
+            f"Got an invalid category_id={label} for a dataset of {num_classes} classes"
         )
-        if len(classes):
-            assert classes.min() >= 0, f"Got an invalid category_id={classes.min()}"
-            assert classes.max() < num_classes, (
-                f"Got an invalid category_id={classes.max()} for a dataset of {num_classes} classes"
-            )
-            histogram += np.bincount(classes, minlength=num_classes)
-
     columns = min(6, num_classes * 2)
     # Long names, as those of LVIS, would make the table too wide.
     names = [x if len(x) <= 13 else x[:11] + ".." for x in class_names]
-    cells = list(itertools.chain(*zip(names, histogram.tolist(), strict=True)))
+    cells = [cell for i, name in enumerate(names) for cell in (name, counts[i])]
     cells.extend([None] * (columns - len(cells) % columns))
     if num_classes > 1:
-        cells.extend(["total", int(histogram.sum())])
+        cells.extend(["total", sum(counts.values())])
     table = tabulate(
         itertools.zip_longest(*[cells[i::columns] for i in range(columns)]),
         headers=["category", "#instances"] * (columns // 2),

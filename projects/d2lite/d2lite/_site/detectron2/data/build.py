@@ -30,24 +30,15 @@ from .samplers import (
     TrainingSampler,
 )
 
-__all__ = [
-    "build_batch_data_loader",
-    "build_detection_train_loader",
-    "build_detection_test_loader",
-    "get_detection_dataset_dicts",
-    "load_proposals_into_dataset",
-    "print_instances_class_histogram",
-]
+__all__ = ["build_batch_data_loader", "build_detection_train_loader", "load_proposals_into_dataset"]
+__all__ += ["build_detection_test_loader", "get_detection_dataset_dicts"]
+__all__ += ["print_instances_class_histogram"]
 
 logger = logging.getLogger(__name__)
 
 
 def get_detection_dataset_dicts(
-    names: str | Sequence[str],
-    filter_empty: bool = True,
-    min_keypoints: int = 0,
-    proposal_files: Sequence[str] | None = None,
-    check_consistency: bool = True,
+    names, filter_empty=True, min_keypoints=0, proposal_files=None, check_consistency=True
 ):
     """Load and join registered data sets.
 
@@ -66,16 +57,10 @@ def get_detection_dataset_dicts(
         KeyError: a name is not registered.
         AssertionError: there are no names, or no data.
     """
-    if isinstance(names, str):
-        names = [names]
+    names = [names] if isinstance(names, str) else names
     assert len(names), names
-
-    unknown = set(names) - set(DatasetCatalog)
-    if unknown:
-        logger.warning(
-            f"The following dataset names are not registered in the DatasetCatalog: {unknown}. "
-            f"Available datasets are {DatasetCatalog.keys()}"
-        )
+    if unknown := set(names) - set(DatasetCatalog):
+        logger.warning(f"Dataset names that are not registered in the DatasetCatalog: {unknown}.")
     datasets = [DatasetCatalog.get(name) for name in names]
     if isinstance(datasets[0], torchdata.Dataset):
         return torchdata.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
@@ -83,10 +68,7 @@ def get_detection_dataset_dicts(
         assert len(dicts), f"Dataset '{name}' is empty!"
     if proposal_files is not None:
         assert len(names) == len(proposal_files), (names, proposal_files)
-        datasets = [
-            load_proposals_into_dataset(dicts, file)
-            for dicts, file in zip(datasets, proposal_files, strict=True)
-        ]
+        datasets = list(map(load_proposals_into_dataset, datasets, proposal_files))
 
     dataset_dicts = list(itertools.chain.from_iterable(datasets))
     has_instances = "annotations" in dataset_dicts[0]
@@ -109,14 +91,12 @@ def _batch_size_per_gpu(total_batch_size: int, single_gpu_batch_size: int | None
     if single_gpu_batch_size:
         if total_batch_size:
             raise ValueError(
-                "total_batch_size and single_gpu_batch_size are mutually incompatible. "
-                "Please specify only one."
+                "total_batch_size and single_gpu_batch_size are mutually incompatible."
             )
         return single_gpu_batch_size
     world_size = get_world_size()
     assert total_batch_size > 0 and total_batch_size % world_size == 0, (
-        f"Total batch size ({total_batch_size}) must be divisible by the number of gpus "
-        f"({world_size})."
+        f"Total batch size ({total_batch_size}) must be divisible by the gpus ({world_size})."
     )
     return total_batch_size // world_size
 
@@ -165,12 +145,8 @@ def build_batch_data_loader(
         assert sampler is None, "sampler must be None if dataset is IterableDataset"
     else:
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
-    generator = None
-    if seed is not None:
-        generator = torch.Generator()
-        generator.manual_seed(seed)
-    kwargs = dict(
-        kwargs,
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    kwargs.update(
         num_workers=num_workers,
         worker_init_fn=worker_init_reset_seed,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
@@ -194,18 +170,27 @@ def build_batch_data_loader(
     )
 
 
-def _dicts_from_config(cfg, names: Sequence[str]):
+def _proposal_files(cfg, split: str, names: Sequence[str]) -> list[str] | None:
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return None
+    files = dict(zip(cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"], strict=True))
+    return [files[name] for name in names]
+
+
+def _train_dicts_from_config(cfg, names: Sequence[str]):
     """Those of the training data sets with these names, as a yacs config asks for them."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    proposal_files = None
-    if cfg.MODEL.LOAD_PROPOSALS:
-        files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN, strict=True))
-        proposal_files = [files[name] for name in names]
     return get_detection_dataset_dicts(
         names,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=keypoints,
-        proposal_files=proposal_files,
+        proposal_files=_proposal_files(cfg, "TRAIN", names),
+    )
+
+
+def _category_factors(cfg, dicts, **kwargs) -> torch.Tensor:
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, **kwargs
     )
 
 
@@ -216,13 +201,9 @@ def _build_weighted_sampler(cfg, balance_categories: bool) -> RepeatFactorTraini
     assert not unknown, f"unrecognized datasets: {unknown}"
     factors = []
     for name in cfg.DATASETS.TRAIN:
-        dicts = _dicts_from_config(cfg, [name])
+        dicts = _train_dicts_from_config(cfg, [name])
         factor = torch.full((len(dicts),), float(weights.get(name, 1)))
-        if balance_categories:
-            factor = factor * RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-                dicts, cfg.DATALOADER.REPEAT_THRESHOLD
-            )
-        factors.append(factor)
+        factors.append(factor * _category_factors(cfg, dicts) if balance_categories else factor)
     factors = torch.cat(factors)
     if balance_categories:
         factors = factors / factors.min()
@@ -239,9 +220,7 @@ def _train_sampler_from_config(cfg, dataset):
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset))
     if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
+        factors = _category_factors(cfg, dataset, sqrt=cfg.DATALOADER.REPEAT_SQRT)
         return RepeatFactorTrainingSampler(factors)
     if name == "RandomSubsetTrainingSampler":
         return RandomSubsetTrainingSampler(len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO)
@@ -252,16 +231,12 @@ def _train_sampler_from_config(cfg, dataset):
 
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
     if dataset is None:
-        dataset = _dicts_from_config(cfg, cfg.DATASETS.TRAIN)
+        dataset = _train_dicts_from_config(cfg, cfg.DATASETS.TRAIN)
         _log_api_usage("dataset." + cfg.DATASETS.TRAIN[0])
-    if mapper is None:
-        mapper = DatasetMapper(cfg, True)
-    if sampler is None:
-        sampler = _train_sampler_from_config(cfg, dataset)
     return {
         "dataset": dataset,
-        "sampler": sampler,
-        "mapper": mapper,
+        "sampler": _train_sampler_from_config(cfg, dataset) if sampler is None else sampler,
+        "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
@@ -320,11 +295,9 @@ def build_detection_train_loader(
 
 def _test_loader_from_config(cfg, dataset_name, mapper=None):
     names = [dataset_name] if isinstance(dataset_name, str) else dataset_name
-    proposal_files = None
-    if cfg.MODEL.LOAD_PROPOSALS:
-        position = {name: i for i, name in enumerate(cfg.DATASETS.TEST)}
-        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[position[name]] for name in names]
-    dataset = get_detection_dataset_dicts(names, filter_empty=False, proposal_files=proposal_files)
+    dataset = get_detection_dataset_dicts(
+        names, filter_empty=False, proposal_files=_proposal_files(cfg, "TEST", names)
+    )
     is_stream = isinstance(dataset, torchdata.IterableDataset)
     return {
         "dataset": dataset,
@@ -336,13 +309,7 @@ def _test_loader_from_config(cfg, dataset_name, mapper=None):
 
 @configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
-    dataset,
-    *,
-    mapper: Callable,
-    sampler: torchdata.Sampler | None = None,
-    batch_size: int = 1,
-    num_workers: int = 0,
-    collate_fn: Callable[[list], object] | None = None,
+    dataset, *, mapper, sampler=None, batch_size=1, num_workers=0, collate_fn=None
 ) -> torchdata.DataLoader:
     """Loader that gives every element once, also callable as ``f(cfg, dataset_name, mapper=None)``.
 

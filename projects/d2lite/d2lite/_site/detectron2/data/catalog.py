@@ -1,6 +1,5 @@
 """Global tables from a data set's name to its loader and to what is known about its classes."""
 
-import copy
 import logging
 import types
 from collections import UserDict
@@ -12,11 +11,28 @@ from detectron2.utils.logger import log_first_n
 __all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
 
 
-class _DatasetCatalog(UserDict):
+class _Catalog(UserDict):
+    """Maps names to entries; see the subclasses for what ``get`` returns."""
+
+    def list(self) -> list[str]:
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        self.pop(name)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__[1:]}({self._contents}: {', '.join(self)})"
+
+    __repr__ = __str__
+
+
+class _DatasetCatalog(_Catalog):
     """Maps a name to a function without arguments that returns ``list[dict]`` or a Dataset.
 
     The function must return the same data in the same order every time it is called.
     """
+
+    _contents = "registered datasets"
 
     def register(self, name: str, func: Callable[[], Any]) -> None:
         """Add a loader under a new name.
@@ -34,24 +50,10 @@ class _DatasetCatalog(UserDict):
         Raises:
             KeyError: no such name; the message lists those that exist.
         """
-        try:
-            func = self[name]
-        except KeyError as error:
-            raise KeyError(
-                f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}"
-            ) from error
-        return func()
-
-    def list(self) -> list[str]:
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __str__(self) -> str:
-        return f"DatasetCatalog(registered datasets: {', '.join(self)})"
-
-    __repr__ = __str__
+        if name not in self:
+            names = ", ".join(self)
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {names}")
+        return self[name]()
 
 
 DatasetCatalog = _DatasetCatalog()
@@ -73,36 +75,34 @@ class Metadata(types.SimpleNamespace):
     }
 
     def _current_name(self, key: str) -> str:
-        if key in self._RENAMED:
-            log_first_n(
-                logging.WARNING, f"Metadata '{key}' was renamed to '{self._RENAMED[key]}'!", n=10
-            )
-        return self._RENAMED.get(key, key)
+        name = self._RENAMED.get(key, key)
+        if name != key:
+            log_first_n(logging.WARNING, f"Metadata '{key}' was renamed to '{name}'!", n=10)
+        return name
 
     def __getattr__(self, key: str) -> Any:
         if key in self._RENAMED:
             return getattr(self, self._current_name(key))
-        missing = f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
         # "name" alone means that nobody has described this data set yet.
-        if len(self.__dict__) > 1:
-            raise AttributeError(f"{missing}. Available keys are {self.__dict__.keys()}.")
-        raise AttributeError(f"{missing}: metadata is empty.")
+        known = f". Available keys are {self.__dict__.keys()}."
+        raise AttributeError(
+            f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
+            + (known if len(self.__dict__) > 1 else ": metadata is empty.")
+        )
 
     def __setattr__(self, key: str, val: Any) -> None:
         key = self._current_name(key)
-        try:
-            old = getattr(self, key)
-        except AttributeError:
+        if not hasattr(self, key):
             super().__setattr__(key, val)
             return
-        assert old == val, (
+        assert getattr(self, key) == val, (
             f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different "
-            f"value!\n{old} != {val}"
+            f"value!\n{getattr(self, key)} != {val}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Shallow copy: changing it leaves the metadata alone."""
-        return copy.copy(self.__dict__)
+        return dict(self.__dict__)
 
     def set(self, **kwargs: Any) -> "Metadata":
         """Set several attributes; returns itself, so calls can be chained."""
@@ -114,25 +114,16 @@ class Metadata(types.SimpleNamespace):
         return getattr(self, key, default)
 
 
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Maps a name to its only ``Metadata``, made empty when it is asked for the first time."""
+
+    _contents = "registered metadata"
 
     def get(self, name: str) -> Metadata:
         assert len(name), "A dataset's name can't be empty."
         if name not in self:
             self[name] = Metadata(name=name)
         return self[name]
-
-    def list(self) -> list[str]:
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __str__(self) -> str:
-        return f"MetadataCatalog(registered metadata: {', '.join(self)})"
-
-    __repr__ = __str__
 
 
 MetadataCatalog = _MetadataCatalog()

@@ -6,7 +6,6 @@ import logging
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +73,7 @@ class MapDataset(data.Dataset):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, idx: int) -> Any:
+    def __getitem__(self, idx: int) -> object:
         index, retries = int(idx), 0
         while True:
             mapped = self._map_func(self._dataset[index])
@@ -83,16 +82,9 @@ class MapDataset(data.Dataset):
                 return mapped
             retries += 1
             self._fallback_candidates.discard(index)
-            if not self._fallback_candidates:
-                raise ValueError(
-                    f"The map function returned None for all {len(self)} elements of the dataset; "
-                    "there is nothing to fall back to"
-                )
             index = self._rng.sample(sorted(self._fallback_candidates), k=1)[0]
             if retries >= 3:
-                logger.warning(
-                    f"Failed to apply `_map_func` for idx: {idx}, retry count: {retries}"
-                )
+                logger.warning(f"Failed to apply `_map_func` for idx: {idx}, retries: {retries}")
 
 
 class _TorchSerializedList:
@@ -113,18 +105,17 @@ class _TorchSerializedList:
     def __len__(self) -> int:
         return len(self._addr)
 
-    def __getitem__(self, idx: int) -> Any:
-        end = self._addr[idx].item()
-        position = idx % len(self)
+    def __getitem__(self, idx: int) -> object:
+        position = range(len(self))[idx]
         start = self._addr[position - 1].item() if position else 0
-        return pickle.loads(memoryview(self._lst[start:end].numpy()))
+        return pickle.loads(memoryview(self._lst[start : self._addr[position]].numpy()))
 
 
 _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = _TorchSerializedList
 
 
 @contextlib.contextmanager
-def set_default_dataset_from_list_serialize_method(new: Callable[[list], Any]):
+def set_default_dataset_from_list_serialize_method(new: Callable[[list], object]):
     """Within this context, ``DatasetFromList(serialize=True)`` stores lists through ``new``."""
     global _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
     old = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
@@ -152,16 +143,15 @@ class DatasetFromList(data.Dataset):
         self._copy = copy
         self._serialize = serialize is not False
         if self._serialize:
-            method = (
-                serialize if callable(serialize) else _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
-            )
+            default = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
+            method = serialize if callable(serialize) else default
             logger.info(f"Serializing the dataset using: {method}")
             self._lst = method(lst)
 
     def __len__(self) -> int:
         return len(self._lst)
 
-    def __getitem__(self, idx: int) -> Any:
+    def __getitem__(self, idx: int) -> object:
         element = self._lst[idx]
         return copy.deepcopy(element) if self._copy and not self._serialize else element
 
@@ -178,26 +168,17 @@ class ToIterableDataset(data.IterableDataset):
             batches independent of the number of workers.
     """
 
-    def __init__(
-        self,
-        dataset: data.Dataset,
-        sampler: Sampler,
-        shard_sampler: bool = True,
-        shard_chunk_size: int = 1,
-    ):
+    def __init__(self, dataset, sampler: Sampler, shard_sampler=True, shard_chunk_size=1):
         assert not isinstance(dataset, data.IterableDataset), dataset
         assert isinstance(sampler, Sampler), sampler
-        self.dataset = dataset
-        self.sampler = sampler
-        self.shard_sampler = shard_sampler
-        self.shard_chunk_size = shard_chunk_size
+        self.dataset, self.sampler = dataset, sampler
+        self.shard_sampler, self.shard_chunk_size = shard_sampler, shard_chunk_size
 
     def __iter__(self) -> Iterator:
         indices = self.sampler
         if self.shard_sampler:
             indices = _shard_iterator_dataloader_worker(indices, self.shard_chunk_size)
-        for index in indices:
-            yield self.dataset[index]
+        return (self.dataset[index] for index in indices)
 
     def __len__(self) -> int:
         return len(self.sampler)

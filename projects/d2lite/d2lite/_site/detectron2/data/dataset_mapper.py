@@ -12,6 +12,8 @@ from . import detection_utils as utils, transforms as T
 
 __all__ = ["DatasetMapper"]
 
+logger = logging.getLogger(__name__)
+
 
 class DatasetMapper:
     """Reads and augments an image and its annotations; also callable as ``f(cfg, is_train)``.
@@ -48,22 +50,15 @@ class DatasetMapper:
         if recompute_boxes:
             assert use_instance_mask, "recompute_boxes requires instance masks"
         if use_keypoint:
-            raise NotImplementedError(
-                "use_keypoint=True, but keypoints are not part of d2lite; install detectron2"
-            )
-        self.is_train = is_train
+            raise NotImplementedError("keypoints are not part of d2lite: install detectron2")
+        self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(augmentations)
-        self.image_format = image_format
-        self.use_instance_mask = use_instance_mask
-        self.instance_mask_format = instance_mask_format
-        self.use_keypoint = use_keypoint
-        self.keypoint_hflip_indices = keypoint_hflip_indices
+        self.use_instance_mask, self.instance_mask_format = use_instance_mask, instance_mask_format
+        self.use_keypoint, self.keypoint_hflip_indices = use_keypoint, keypoint_hflip_indices
         self.proposal_topk = precomputed_proposal_topk
         self.recompute_boxes = recompute_boxes
         mode = "training" if is_train else "inference"
-        logging.getLogger(__name__).info(
-            f"[DatasetMapper] Augmentations used in {mode}: {augmentations}"
-        )
+        logger.info(f"[DatasetMapper] Augmentations used in {mode}: {augmentations}")
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
@@ -82,11 +77,8 @@ class DatasetMapper:
             "recompute_boxes": cfg.MODEL.MASK_ON if crop else False,
         }
         if cfg.MODEL.LOAD_PROPOSALS:
-            arguments["precomputed_proposal_topk"] = (
-                cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
-                if is_train
-                else cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
-            )
+            key = f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"
+            arguments["precomputed_proposal_topk"] = cfg.DATASETS[key]
         return arguments
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:

@@ -9,34 +9,18 @@ import torch
 from PIL import Image
 
 from detectron2._scope import missing_attribute
-from detectron2.structures import (
-    BitMasks,
-    Boxes,
-    BoxMode,
-    Instances,
-    PolygonMasks,
-    polygons_to_bitmask,
-)
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
 
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = [
-    "SizeMismatchError",
-    "annotations_to_instances",
-    "build_augmentation",
-    "build_transform_gen",
-    "check_image_size",
-    "check_metadata_consistency",
-    "convert_PIL_to_numpy",
-    "convert_image_to_rgb",
-    "filter_empty_instances",
-    "gen_crop_transform_with_instance",
-    "read_image",
-    "transform_instance_annotations",
-    "transform_proposals",
-]
+__all__ = ["SizeMismatchError", "annotations_to_instances", "build_augmentation"]
+__all__ += ["build_transform_gen", "check_image_size", "check_metadata_consistency"]
+__all__ += ["convert_PIL_to_numpy", "convert_image_to_rgb", "filter_empty_instances"]
+__all__ += ["gen_crop_transform_with_instance", "read_image", "transform_instance_annotations"]
+__all__ += ["transform_proposals"]
 __getattr__ = missing_attribute(__name__)
 
 logger = logging.getLogger(__name__)
@@ -47,15 +31,9 @@ _M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0
 
 # Exif 2.3, tag 274: what turns the stored picture into the one to show.
 _EXIF_ORIENT = 274
-_EXIF_METHODS = {
-    2: Image.FLIP_LEFT_RIGHT,
-    3: Image.ROTATE_180,
-    4: Image.FLIP_TOP_BOTTOM,
-    5: Image.TRANSPOSE,
-    6: Image.ROTATE_270,
-    7: Image.TRANSVERSE,
-    8: Image.ROTATE_90,
-}
+_EXIF_METHODS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"]
+_EXIF_METHODS += ["TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+_EXIF_METHODS = {i: getattr(Image, name) for i, name in enumerate(_EXIF_METHODS, start=2)}
 
 
 class SizeMismatchError(ValueError):
@@ -98,18 +76,16 @@ def convert_image_to_rgb(image, format: str) -> np.ndarray:
         return np.dot(image, np.array(_M_YUV2RGB).T) * 255.0
     if format == "L":
         image = image[:, :, 0]
-    height, width = image.shape[:2]
-    pixels = np.ascontiguousarray(image.astype(np.uint8))
-    return np.asarray(Image.frombytes(format, (width, height), pixels.tobytes()).convert("RGB"))
+    pixels = image.astype(np.uint8).tobytes()
+    return np.asarray(Image.frombytes(format, image.shape[1::-1], pixels).convert("RGB"))
 
 
 def _apply_exif_orientation(image: Image.Image) -> Image.Image:
     """Turn a picture the way its camera says; one with broken EXIF data stays as it is."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENT)
+        method = _EXIF_METHODS.get(image.getexif().get(_EXIF_ORIENT))
     except Exception:  # parsers of damaged metadata fail in many ways; the pixels are fine
         return image
-    method = _EXIF_METHODS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
@@ -138,11 +114,9 @@ def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
     if "width" in dataset_dict or "height" in dataset_dict:
         expected = (dataset_dict["width"], dataset_dict["height"])
         if (width, height) != expected:
-            name = dataset_dict.get("file_name")
-            which = "" if name is None else f" for image {name}"
             raise SizeMismatchError(
-                f"Mismatched image shape{which}, got {(width, height)}, expect {expected}. "
-                "Please check the width/height in your annotation."
+                f"Mismatched image shape for image {dataset_dict.get('file_name')}, got "
+                f"{(width, height)}, expect {expected}. Please check the annotation."
             )
     dataset_dict.setdefault("width", width)
     dataset_dict.setdefault("height", height)
@@ -163,19 +137,14 @@ def transform_proposals(
     """
     if "proposal_boxes" not in dataset_dict:
         return
-    boxes = BoxMode.convert(
-        dataset_dict.pop("proposal_boxes"),
-        dataset_dict.pop("proposal_bbox_mode"),
-        BoxMode.XYXY_ABS,
-    )
-    boxes = Boxes(transforms.apply_box(boxes))
-    logits = dataset_dict.pop("proposal_objectness_logits")
-    logits = torch.as_tensor(logits.astype("float32"))
+    boxes, mode = dataset_dict.pop("proposal_boxes"), dataset_dict.pop("proposal_bbox_mode")
+    boxes = Boxes(transforms.apply_box(BoxMode.convert(boxes, mode, BoxMode.XYXY_ABS)))
+    logits = dataset_dict.pop("proposal_objectness_logits").astype("float32")
     boxes.clip(image_shape)
     keep = boxes.nonempty(threshold=min_box_size)
     proposals = Instances(image_shape)
     proposals.proposal_boxes = boxes[keep][:proposal_topk]
-    proposals.objectness_logits = logits[keep][:proposal_topk]
+    proposals.objectness_logits = torch.as_tensor(logits)[keep][:proposal_topk]
     dataset_dict["proposals"] = proposals
 
 
@@ -194,8 +163,8 @@ def _transform_segmentation(segmentation, transforms, image_size):
         assert tuple(mask.shape[:2]) == tuple(image_size), (mask.shape, image_size)
         return mask
     raise ValueError(
-        f"Cannot transform segmentation of type '{type(segmentation)}'!"
-        "Supported types are: polygons as list[list[float] or ndarray], COCO-style RLE as a dict."
+        f"Cannot transform segmentation of type '{type(segmentation)}'! Supported types are: "
+        "polygons as list[list[float] or ndarray], COCO-style RLE as a dict."
     )
 
 
@@ -218,10 +187,7 @@ def transform_instance_annotations(
         NotImplementedError: there are keypoints.
     """
     if "keypoints" in annotation:
-        raise NotImplementedError(
-            "The annotation has keypoints, which are not part of d2lite; remove them first, "
-            "or install detectron2"
-        )
+        raise NotImplementedError("keypoints are not part of d2lite: install detectron2")
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     bbox = transforms.apply_box(np.array([get_bbox(annotation)]))[0].clip(min=0)
@@ -246,9 +212,8 @@ def _to_bitmask(segmentation, image_size: tuple[int, int]) -> np.ndarray:
         )
         return segmentation
     raise ValueError(
-        f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks!"
-        "Supported types are: polygons as list[list[float] or ndarray], COCO-style RLE as a "
-        "dict, or a binary segmentation mask in a 2D numpy array of shape HxW."
+        f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks! Supported types "
+        "are: polygons as list[list[float] or ndarray], COCO-style RLE as a dict, or a 2D array."
     )
 
 
@@ -279,9 +244,7 @@ def annotations_to_instances(
             try:
                 target.gt_masks = PolygonMasks(segmentations)
             except ValueError as error:
-                raise ValueError(
-                    "Failed to use mask_format=='polygon' from the given annotations!"
-                ) from error
+                raise ValueError("Failed to use mask_format=='polygon' here!") from error
         else:
             assert mask_format == "bitmask", mask_format
             masks = [np.ascontiguousarray(_to_bitmask(x, image_size)) for x in segmentations]
@@ -290,11 +253,7 @@ def annotations_to_instances(
 
 
 def filter_empty_instances(
-    instances: Instances,
-    by_box: bool = True,
-    by_mask: bool = True,
-    box_threshold: float = 1e-5,
-    return_mask: bool = False,
+    instances: Instances, by_box=True, by_mask=True, box_threshold=1e-5, return_mask=False
 ):
     """Leave out instances with an empty box or an empty mask.
 
@@ -330,21 +289,19 @@ def gen_crop_transform_with_instance(
         image_size: (h, w), pixels.
         instance: annotation with "bbox" and "bbox_mode".
     """
-    crop_size = np.asarray(crop_size, dtype=np.int32)
     x0, y0, x1, y1 = get_bbox(instance)
-    center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
-    assert image_size[0] >= center[0] and image_size[1] >= center[1], (
-        "The annotation bounding box is outside of the image!"
-    )
-    assert image_size[0] >= crop_size[0] and image_size[1] >= crop_size[1], (
-        "Crop size is larger than image size!"
-    )
-    lowest = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
-    room = np.maximum(np.asarray(image_size, dtype=np.int32) - crop_size, 0)
-    highest = np.minimum(room, np.ceil(center).astype(np.int32))
-    top = np.random.randint(lowest[0], highest[0] + 1)
-    left = np.random.randint(lowest[1], highest[1] + 1)
-    return T.CropTransform(left, top, crop_size[1], crop_size[0])
+    crop_size, corner = np.asarray(crop_size, dtype=np.int32), []
+    for center, crop, side in zip(
+        ((y0 + y1) / 2, (x0 + x1) / 2), crop_size, image_size, strict=True
+    ):
+        assert side >= center, "The annotation bounding box is outside of the image!"
+        assert side >= crop, "Crop size is larger than image size!"
+        lowest, highest = (
+            max(int(np.floor(center)) - crop, 0),
+            min(side - crop, int(np.ceil(center))),
+        )
+        corner.append(np.random.randint(lowest, highest + 1))
+    return T.CropTransform(corner[1], corner[0], crop_size[1], crop_size[0])
 
 
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
@@ -357,25 +314,21 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     entries = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
     for name, entry in zip(dataset_names, entries, strict=True):
         if entry != entries[0]:
-            logger.error(f"Metadata '{key}' for dataset '{name}' is '{entry}'")
-            logger.error(f"Metadata '{key}' for dataset '{dataset_names[0]}' is '{entries[0]}'")
+            for of, value in ((name, entry), (dataset_names[0], entries[0])):
+                logger.error(f"Metadata '{key}' for dataset '{of}' is '{value}'")
             raise ValueError(f"Datasets have different metadata '{key}'!")
 
 
 def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
     """Resizing, and a flip in training, as a yacs config asks for."""
-    if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    augmentations = [
-        T.ResizeShortestEdge(
-            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        )
-    ]
+    split = "TRAIN" if is_train else "TEST"
+    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING if is_train else "choice"
+    sizes = cfg.INPUT[f"MIN_SIZE_{split}"], cfg.INPUT[f"MAX_SIZE_{split}"]
+    augmentations = [T.ResizeShortestEdge(*sizes, style)]
     flip = cfg.INPUT.RANDOM_FLIP
-    if flip != "none":
-        augmentations.append(
-            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
-        )
+    if is_train and flip != "none":
+        kinds = {"horizontal": flip == "horizontal", "vertical": flip == "vertical"}
+        augmentations.append(T.RandomFlip(**kinds))
     return augmentations
 
 

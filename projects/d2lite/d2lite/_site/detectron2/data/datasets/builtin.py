@@ -6,26 +6,30 @@ The folder is ``./datasets`` by default. Registration reads no file; asking the 
 import functools
 import os
 
+from detectron2._scope import missing_attribute
+
 from ..catalog import DatasetCatalog, MetadataCatalog
 from .builtin_meta import ADE20K_SEM_SEG_CATEGORIES, _get_builtin_metadata
 from .coco import load_sem_seg, register_coco_instances
 from .coco_panoptic import register_coco_panoptic, register_coco_panoptic_separated
 
+__getattr__ = missing_attribute(__name__)
+
 # name -> (folder of images, file of annotations)
 _PREDEFINED_SPLITS_COCO = {
     "coco": {
-        "coco_2014_train": ("coco/train2014", "coco/annotations/instances_train2014.json"),
-        "coco_2014_val": ("coco/val2014", "coco/annotations/instances_val2014.json"),
-        "coco_2014_minival": ("coco/val2014", "coco/annotations/instances_minival2014.json"),
-        "coco_2014_valminusminival": (
-            "coco/val2014",
-            "coco/annotations/instances_valminusminival2014.json",
-        ),
-        "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json"),
-        "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json"),
-        "coco_2017_test": ("coco/test2017", "coco/annotations/image_info_test2017.json"),
-        "coco_2017_test-dev": ("coco/test2017", "coco/annotations/image_info_test-dev2017.json"),
-        "coco_2017_val_100": ("coco/val2017", "coco/annotations/instances_val2017_100.json"),
+        f"coco_{year}_{split}": (f"coco/{images}{year}", f"coco/annotations/{file}.json")
+        for year, split, images, file in (
+            ("2014", "train", "train", "instances_train2014"),
+            ("2014", "val", "val", "instances_val2014"),
+            ("2014", "minival", "val", "instances_minival2014"),
+            ("2014", "valminusminival", "val", "instances_valminusminival2014"),
+            ("2017", "train", "train", "instances_train2017"),
+            ("2017", "val", "val", "instances_val2017"),
+            ("2017", "test", "test", "image_info_test2017"),
+            ("2017", "test-dev", "test", "image_info_test-dev2017"),
+            ("2017", "val_100", "val", "instances_val2017_100"),
+        )
     }
 }
 
@@ -44,12 +48,8 @@ def register_all_coco(root: str) -> None:
     """Register the splits of COCO: instances, panoptic, panoptic separated, stuff only."""
     for family, splits in _PREDEFINED_SPLITS_COCO.items():
         for name, (image_root, json_file) in splits.items():
-            register_coco_instances(
-                name,
-                _get_builtin_metadata(family),
-                os.path.join(root, json_file) if "://" not in json_file else json_file,
-                os.path.join(root, image_root),
-            )
+            paths = os.path.join(root, json_file), os.path.join(root, image_root)
+            register_coco_instances(name, _get_builtin_metadata(family), *paths)
     for name, paths in _PREDEFINED_SPLITS_COCO_PANOPTIC.items():
         panoptic_root, panoptic_json, semantic_root = (os.path.join(root, x) for x in paths)
         instances = MetadataCatalog.get(name.removesuffix("_panoptic"))

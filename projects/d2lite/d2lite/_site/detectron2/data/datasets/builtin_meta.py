@@ -1,303 +1,76 @@
 """Names, colours and ids of the categories of COCO and ADE20K."""
 
-__all__ = ["ADE20K_SEM_SEG_CATEGORIES", "COCO_CATEGORIES"]
+import re
 
-# The list that comes with the COCO panoptic annotations: id, name, is thing, RGB.
-_COCO_TABLE = (
-    (1, "person", 1, (220, 20, 60)),
-    (2, "bicycle", 1, (119, 11, 32)),
-    (3, "car", 1, (0, 0, 142)),
-    (4, "motorcycle", 1, (0, 0, 230)),
-    (5, "airplane", 1, (106, 0, 228)),
-    (6, "bus", 1, (0, 60, 100)),
-    (7, "train", 1, (0, 80, 100)),
-    (8, "truck", 1, (0, 0, 70)),
-    (9, "boat", 1, (0, 0, 192)),
-    (10, "traffic light", 1, (250, 170, 30)),
-    (11, "fire hydrant", 1, (100, 170, 30)),
-    (13, "stop sign", 1, (220, 220, 0)),
-    (14, "parking meter", 1, (175, 116, 175)),
-    (15, "bench", 1, (250, 0, 30)),
-    (16, "bird", 1, (165, 42, 42)),
-    (17, "cat", 1, (255, 77, 255)),
-    (18, "dog", 1, (0, 226, 252)),
-    (19, "horse", 1, (182, 182, 255)),
-    (20, "sheep", 1, (0, 82, 0)),
-    (21, "cow", 1, (120, 166, 157)),
-    (22, "elephant", 1, (110, 76, 0)),
-    (23, "bear", 1, (174, 57, 255)),
-    (24, "zebra", 1, (199, 100, 0)),
-    (25, "giraffe", 1, (72, 0, 118)),
-    (27, "backpack", 1, (255, 179, 240)),
-    (28, "umbrella", 1, (0, 125, 92)),
-    (31, "handbag", 1, (209, 0, 151)),
-    (32, "tie", 1, (188, 208, 182)),
-    (33, "suitcase", 1, (0, 220, 176)),
-    (34, "frisbee", 1, (255, 99, 164)),
-    (35, "skis", 1, (92, 0, 73)),
-    (36, "snowboard", 1, (133, 129, 255)),
-    (37, "sports ball", 1, (78, 180, 255)),
-    (38, "kite", 1, (0, 228, 0)),
-    (39, "baseball bat", 1, (174, 255, 243)),
-    (40, "baseball glove", 1, (45, 89, 255)),
-    (41, "skateboard", 1, (134, 134, 103)),
-    (42, "surfboard", 1, (145, 148, 174)),
-    (43, "tennis racket", 1, (255, 208, 186)),
-    (44, "bottle", 1, (197, 226, 255)),
-    (46, "wine glass", 1, (171, 134, 1)),
-    (47, "cup", 1, (109, 63, 54)),
-    (48, "fork", 1, (207, 138, 255)),
-    (49, "knife", 1, (151, 0, 95)),
-    (50, "spoon", 1, (9, 80, 61)),
-    (51, "bowl", 1, (84, 105, 51)),
-    (52, "banana", 1, (74, 65, 105)),
-    (53, "apple", 1, (166, 196, 102)),
-    (54, "sandwich", 1, (208, 195, 210)),
-    (55, "orange", 1, (255, 109, 65)),
-    (56, "broccoli", 1, (0, 143, 149)),
-    (57, "carrot", 1, (179, 0, 194)),
-    (58, "hot dog", 1, (209, 99, 106)),
-    (59, "pizza", 1, (5, 121, 0)),
-    (60, "donut", 1, (227, 255, 205)),
-    (61, "cake", 1, (147, 186, 208)),
-    (62, "chair", 1, (153, 69, 1)),
-    (63, "couch", 1, (3, 95, 161)),
-    (64, "potted plant", 1, (163, 255, 0)),
-    (65, "bed", 1, (119, 0, 170)),
-    (67, "dining table", 1, (0, 182, 199)),
-    (70, "toilet", 1, (0, 165, 120)),
-    (72, "tv", 1, (183, 130, 88)),
-    (73, "laptop", 1, (95, 32, 0)),
-    (74, "mouse", 1, (130, 114, 135)),
-    (75, "remote", 1, (110, 129, 133)),
-    (76, "keyboard", 1, (166, 74, 118)),
-    (77, "cell phone", 1, (219, 142, 185)),
-    (78, "microwave", 1, (79, 210, 114)),
-    (79, "oven", 1, (178, 90, 62)),
-    (80, "toaster", 1, (65, 70, 15)),
-    (81, "sink", 1, (127, 167, 115)),
-    (82, "refrigerator", 1, (59, 105, 106)),
-    (84, "book", 1, (142, 108, 45)),
-    (85, "clock", 1, (196, 172, 0)),
-    (86, "vase", 1, (95, 54, 80)),
-    (87, "scissors", 1, (128, 76, 255)),
-    (88, "teddy bear", 1, (201, 57, 1)),
-    (89, "hair drier", 1, (246, 0, 122)),
-    (90, "toothbrush", 1, (191, 162, 208)),
-    (92, "banner", 0, (255, 255, 128)),
-    (93, "blanket", 0, (147, 211, 203)),
-    (95, "bridge", 0, (150, 100, 100)),
-    (100, "cardboard", 0, (168, 171, 172)),
-    (107, "counter", 0, (146, 112, 198)),
-    (109, "curtain", 0, (210, 170, 100)),
-    (112, "door-stuff", 0, (92, 136, 89)),
-    (118, "floor-wood", 0, (218, 88, 184)),
-    (119, "flower", 0, (241, 129, 0)),
-    (122, "fruit", 0, (217, 17, 255)),
-    (125, "gravel", 0, (124, 74, 181)),
-    (128, "house", 0, (70, 70, 70)),
-    (130, "light", 0, (255, 228, 255)),
-    (133, "mirror-stuff", 0, (154, 208, 0)),
-    (138, "net", 0, (193, 0, 92)),
-    (141, "pillow", 0, (76, 91, 113)),
-    (144, "platform", 0, (255, 180, 195)),
-    (145, "playingfield", 0, (106, 154, 176)),
-    (147, "railroad", 0, (230, 150, 140)),
-    (148, "river", 0, (60, 143, 255)),
-    (149, "road", 0, (128, 64, 128)),
-    (151, "roof", 0, (92, 82, 55)),
-    (154, "sand", 0, (254, 212, 124)),
-    (155, "sea", 0, (73, 77, 174)),
-    (156, "shelf", 0, (255, 160, 98)),
-    (159, "snow", 0, (255, 255, 255)),
-    (161, "stairs", 0, (104, 84, 109)),
-    (166, "tent", 0, (169, 164, 131)),
-    (168, "towel", 0, (225, 199, 255)),
-    (171, "wall-brick", 0, (137, 54, 74)),
-    (175, "wall-stone", 0, (135, 158, 223)),
-    (176, "wall-tile", 0, (7, 246, 231)),
-    (177, "wall-wood", 0, (107, 255, 200)),
-    (178, "water-other", 0, (58, 41, 149)),
-    (180, "window-blind", 0, (183, 121, 142)),
-    (181, "window-other", 0, (255, 73, 97)),
-    (184, "tree-merged", 0, (107, 142, 35)),
-    (185, "fence-merged", 0, (190, 153, 153)),
-    (186, "ceiling-merged", 0, (146, 139, 141)),
-    (187, "sky-other-merged", 0, (70, 130, 180)),
-    (188, "cabinet-merged", 0, (134, 199, 156)),
-    (189, "table-merged", 0, (209, 226, 140)),
-    (190, "floor-other-merged", 0, (96, 36, 108)),
-    (191, "pavement-merged", 0, (96, 96, 96)),
-    (192, "mountain-merged", 0, (64, 170, 64)),
-    (193, "grass-merged", 0, (152, 251, 152)),
-    (194, "dirt-merged", 0, (208, 229, 228)),
-    (195, "paper-merged", 0, (206, 186, 171)),
-    (196, "food-other-merged", 0, (152, 161, 64)),
-    (197, "building-other-merged", 0, (116, 112, 0)),
-    (198, "rock-merged", 0, (0, 114, 143)),
-    (199, "wall-other-merged", 0, (102, 102, 156)),
-    (200, "rug-merged", 0, (250, 141, 255)),
-)
+from detectron2._scope import missing_attribute
+
+__all__ = ["ADE20K_SEM_SEG_CATEGORIES", "COCO_CATEGORIES"]
+__getattr__ = missing_attribute(__name__)
+
+# The list that comes with the COCO panoptic annotations: id, name, RGB; things up to id 90.
+_COCO_TABLE = """
+1 person dc143c; 2 bicycle 770b20; 3 car 00008e; 4 motorcycle 0000e6; 5 airplane 6a00e4;
+6 bus 003c64; 7 train 005064; 8 truck 000046; 9 boat 0000c0; 10 traffic light faaa1e;
+11 fire hydrant 64aa1e; 13 stop sign dcdc00; 14 parking meter af74af; 15 bench fa001e;
+16 bird a52a2a; 17 cat ff4dff; 18 dog 00e2fc; 19 horse b6b6ff; 20 sheep 005200; 21 cow 78a69d;
+22 elephant 6e4c00; 23 bear ae39ff; 24 zebra c76400; 25 giraffe 480076; 27 backpack ffb3f0;
+28 umbrella 007d5c; 31 handbag d10097; 32 tie bcd0b6; 33 suitcase 00dcb0; 34 frisbee ff63a4;
+35 skis 5c0049; 36 snowboard 8581ff; 37 sports ball 4eb4ff; 38 kite 00e400;
+39 baseball bat aefff3; 40 baseball glove 2d59ff; 41 skateboard 868667; 42 surfboard 9194ae;
+43 tennis racket ffd0ba; 44 bottle c5e2ff; 46 wine glass ab8601; 47 cup 6d3f36; 48 fork cf8aff;
+49 knife 97005f; 50 spoon 09503d; 51 bowl 546933; 52 banana 4a4169; 53 apple a6c466;
+54 sandwich d0c3d2; 55 orange ff6d41; 56 broccoli 008f95; 57 carrot b300c2; 58 hot dog d1636a;
+59 pizza 057900; 60 donut e3ffcd; 61 cake 93bad0; 62 chair 994501; 63 couch 035fa1;
+64 potted plant a3ff00; 65 bed 7700aa; 67 dining table 00b6c7; 70 toilet 00a578; 72 tv b78258;
+73 laptop 5f2000; 74 mouse 827287; 75 remote 6e8185; 76 keyboard a64a76; 77 cell phone db8eb9;
+78 microwave 4fd272; 79 oven b25a3e; 80 toaster 41460f; 81 sink 7fa773; 82 refrigerator 3b696a;
+84 book 8e6c2d; 85 clock c4ac00; 86 vase 5f3650; 87 scissors 804cff; 88 teddy bear c93901;
+89 hair drier f6007a; 90 toothbrush bfa2d0; 92 banner ffff80; 93 blanket 93d3cb; 95 bridge 966464;
+100 cardboard a8abac; 107 counter 9270c6; 109 curtain d2aa64; 112 door-stuff 5c8859;
+118 floor-wood da58b8; 119 flower f18100; 122 fruit d911ff; 125 gravel 7c4ab5; 128 house 464646;
+130 light ffe4ff; 133 mirror-stuff 9ad000; 138 net c1005c; 141 pillow 4c5b71; 144 platform ffb4c3;
+145 playingfield 6a9ab0; 147 railroad e6968c; 148 river 3c8fff; 149 road 804080; 151 roof 5c5237;
+154 sand fed47c; 155 sea 494dae; 156 shelf ffa062; 159 snow ffffff; 161 stairs 68546d;
+166 tent a9a483; 168 towel e1c7ff; 171 wall-brick 89364a; 175 wall-stone 879edf;
+176 wall-tile 07f6e7; 177 wall-wood 6bffc8; 178 water-other 3a2995; 180 window-blind b7798e;
+181 window-other ff4961; 184 tree-merged 6b8e23; 185 fence-merged be9999;
+186 ceiling-merged 928b8d; 187 sky-other-merged 4682b4; 188 cabinet-merged 86c79c;
+189 table-merged d1e28c; 190 floor-other-merged 60246c; 191 pavement-merged 606060;
+192 mountain-merged 40aa40; 193 grass-merged 98fb98; 194 dirt-merged d0e5e4;
+195 paper-merged cebaab; 196 food-other-merged 98a140; 197 building-other-merged 747000;
+198 rock-merged 00728f; 199 wall-other-merged 66669c; 200 rug-merged fa8dff
+"""
 COCO_CATEGORIES = [
-    {"color": list(color), "isthing": is_thing, "id": category_id, "name": name}
-    for category_id, name, is_thing, color in _COCO_TABLE
+    {"color": list(bytes.fromhex(color)), "isthing": int(int(i) <= 90), "id": int(i), "name": name}
+    for i, name, color in re.findall(r"(\d+) (.+?) ([0-9a-f]{6})\b", _COCO_TABLE)
 ]
 
 # Spelled as in Detectron2, a space after "window" included, so that metadata compare equal.
-# fmt: off
-ADE20K_SEM_SEG_CATEGORIES = [
-    "wall",
-    "building",
-    "sky",
-    "floor",
-    "tree",
-    "ceiling",
-    "road, route",
-    "bed",
-    "window ",
-    "grass",
-    "cabinet",
-    "sidewalk, pavement",
-    "person",
-    "earth, ground",
-    "door",
-    "table",
-    "mountain, mount",
-    "plant",
-    "curtain",
-    "chair",
-    "car",
-    "water",
-    "painting, picture",
-    "sofa",
-    "shelf",
-    "house",
-    "sea",
-    "mirror",
-    "rug",
-    "field",
-    "armchair",
-    "seat",
-    "fence",
-    "desk",
-    "rock, stone",
-    "wardrobe, closet, press",
-    "lamp",
-    "tub",
-    "rail",
-    "cushion",
-    "base, pedestal, stand",
-    "box",
-    "column, pillar",
-    "signboard, sign",
-    "chest of drawers, chest, bureau, dresser",
-    "counter",
-    "sand",
-    "sink",
-    "skyscraper",
-    "fireplace",
-    "refrigerator, icebox",
-    "grandstand, covered stand",
-    "path",
-    "stairs",
-    "runway",
-    "case, display case, showcase, vitrine",
-    "pool table, billiard table, snooker table",
-    "pillow",
-    "screen door, screen",
-    "stairway, staircase",
-    "river",
-    "bridge, span",
-    "bookcase",
-    "blind, screen",
-    "coffee table",
-    "toilet, can, commode, crapper, pot, potty, stool, throne",
-    "flower",
-    "book",
-    "hill",
-    "bench",
-    "countertop",
-    "stove",
-    "palm, palm tree",
-    "kitchen island",
-    "computer",
-    "swivel chair",
-    "boat",
-    "bar",
-    "arcade machine",
-    "hovel, hut, hutch, shack, shanty",
-    "bus",
-    "towel",
-    "light",
-    "truck",
-    "tower",
-    "chandelier",
-    "awning, sunshade, sunblind",
-    "street lamp",
-    "booth",
-    "tv",
-    "plane",
-    "dirt track",
-    "clothes",
-    "pole",
-    "land, ground, soil",
-    "bannister, banister, balustrade, balusters, handrail",
-    "escalator, moving staircase, moving stairway",
-    "ottoman, pouf, pouffe, puff, hassock",
-    "bottle",
-    "buffet, counter, sideboard",
-    "poster, posting, placard, notice, bill, card",
-    "stage",
-    "van",
-    "ship",
-    "fountain",
-    "conveyer belt, conveyor belt, conveyer, conveyor, transporter",
-    "canopy",
-    "washer, automatic washer, washing machine",
-    "plaything, toy",
-    "pool",
-    "stool",
-    "barrel, cask",
-    "basket, handbasket",
-    "falls",
-    "tent",
-    "bag",
-    "minibike, motorbike",
-    "cradle",
-    "oven",
-    "ball",
-    "food, solid food",
-    "step, stair",
-    "tank, storage tank",
-    "trade name",
-    "microwave",
-    "pot",
-    "animal",
-    "bicycle",
-    "lake",
-    "dishwasher",
-    "screen",
-    "blanket, cover",
-    "sculpture",
-    "hood, exhaust hood",
-    "sconce",
-    "vase",
-    "traffic light",
-    "tray",
-    "trash can",
-    "fan",
-    "pier",
-    "crt screen",
-    "plate",
-    "monitor",
-    "bulletin board",
-    "shower",
-    "radiator",
-    "glass, drinking glass",
-    "clock",
-    "flag",
-]
-# fmt: on
+_ADE20K_NAMES = """
+wall; building; sky; floor; tree; ceiling; road, route; bed; window ; grass; cabinet;
+sidewalk, pavement; person; earth, ground; door; table; mountain, mount; plant; curtain; chair;
+car; water; painting, picture; sofa; shelf; house; sea; mirror; rug; field; armchair; seat; fence;
+desk; rock, stone; wardrobe, closet, press; lamp; tub; rail; cushion; base, pedestal, stand; box;
+column, pillar; signboard, sign; chest of drawers, chest, bureau, dresser; counter; sand; sink;
+skyscraper; fireplace; refrigerator, icebox; grandstand, covered stand; path; stairs; runway;
+case, display case, showcase, vitrine; pool table, billiard table, snooker table; pillow;
+screen door, screen; stairway, staircase; river; bridge, span; bookcase; blind, screen;
+coffee table; toilet, can, commode, crapper, pot, potty, stool, throne; flower; book; hill; bench;
+countertop; stove; palm, palm tree; kitchen island; computer; swivel chair; boat; bar;
+arcade machine; hovel, hut, hutch, shack, shanty; bus; towel; light; truck; tower; chandelier;
+awning, sunshade, sunblind; street lamp; booth; tv; plane; dirt track; clothes; pole;
+land, ground, soil; bannister, banister, balustrade, balusters, handrail;
+escalator, moving staircase, moving stairway; ottoman, pouf, pouffe, puff, hassock; bottle;
+buffet, counter, sideboard; poster, posting, placard, notice, bill, card; stage; van; ship;
+fountain; conveyer belt, conveyor belt, conveyer, conveyor, transporter; canopy;
+washer, automatic washer, washing machine; plaything, toy; pool; stool; barrel, cask;
+basket, handbasket; falls; tent; bag; minibike, motorbike; cradle; oven; ball; food, solid food;
+step, stair; tank, storage tank; trade name; microwave; pot; animal; bicycle; lake; dishwasher;
+screen; blanket, cover; sculpture; hood, exhaust hood; sconce; vase; traffic light; tray;
+trash can; fan; pier; crt screen; plate; monitor; bulletin board; shower; radiator;
+glass, drinking glass; clock; flag
+"""
+ADE20K_SEM_SEG_CATEGORIES = re.split(r";\s", _ADE20K_NAMES.strip("\n"))
 
 
 def _get_coco_instances_meta() -> dict:
@@ -313,30 +86,25 @@ def _get_coco_instances_meta() -> dict:
 def _get_coco_panoptic_separated_meta() -> dict:
     """80 things as above, and 54 semantic classes: 0 for all things, then 53 of stuff."""
     stuff = [x for x in COCO_CATEGORIES if not x["isthing"]]
-    stuff_ids = {x["id"]: i + 1 for i, x in enumerate(stuff)}
     names = [x["name"].replace("-other", "").replace("-merged", "") for x in stuff]
-    return {
-        "stuff_dataset_id_to_contiguous_id": stuff_ids | {0: 0},
+    ids = {x["id"]: i for i, x in enumerate(stuff, start=1)}
+    return _get_coco_instances_meta() | {
+        "stuff_dataset_id_to_contiguous_id": ids | {0: 0},
         "stuff_classes": ["things", *names],
         "stuff_colors": [[82, 18, 128], *(x["color"] for x in stuff)],
-    } | _get_coco_instances_meta()
+    }
 
 
 def _get_coco_panoptic_standard_meta() -> dict:
     """One numbering 0..132 of all categories, the same for things and stuff."""
-    names = [x["name"] for x in COCO_CATEGORIES]
-    colors = [x["color"] for x in COCO_CATEGORIES]
-    ids = {True: {}, False: {}}
+    meta = {f"{kind}_dataset_id_to_contiguous_id": {} for kind in ("stuff", "thing")}
     for i, x in enumerate(COCO_CATEGORIES):
-        ids[bool(x["isthing"])][x["id"]] = i
-    return {
-        "thing_classes": names,
-        "thing_colors": colors,
-        "stuff_classes": names,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": ids[True],
-        "stuff_dataset_id_to_contiguous_id": ids[False],
-    }
+        kind = "thing" if x["isthing"] else "stuff"
+        meta[f"{kind}_dataset_id_to_contiguous_id"][x["id"]] = i
+    for kind in ("stuff", "thing"):
+        meta[f"{kind}_classes"] = [x["name"] for x in COCO_CATEGORIES]
+        meta[f"{kind}_colors"] = [x["color"] for x in COCO_CATEGORIES]
+    return meta
 
 
 def _get_builtin_metadata(dataset_name: str) -> dict:
@@ -345,10 +113,11 @@ def _get_builtin_metadata(dataset_name: str) -> dict:
     Raises:
         KeyError: no such family.
     """
-    if dataset_name == "coco":
-        return _get_coco_instances_meta()
-    if dataset_name == "coco_panoptic_separated":
-        return _get_coco_panoptic_separated_meta()
-    if dataset_name == "coco_panoptic_standard":
-        return _get_coco_panoptic_standard_meta()
-    raise KeyError(f"No built-in metadata for dataset {dataset_name}")
+    families = {
+        "coco": _get_coco_instances_meta,
+        "coco_panoptic_separated": _get_coco_panoptic_separated_meta,
+        "coco_panoptic_standard": _get_coco_panoptic_standard_meta,
+    }
+    if dataset_name not in families:
+        raise KeyError(f"No built-in metadata for dataset {dataset_name}")
+    return families[dataset_name]()

@@ -20,17 +20,10 @@ from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = [
-    "load_coco_json",
-    "load_sem_seg",
-    "convert_to_coco_dict",
-    "convert_to_coco_json",
-    "register_coco_instances",
-]
+__all__ = ["load_coco_json", "load_sem_seg", "convert_to_coco_dict", "convert_to_coco_json"]
+__all__ += ["register_coco_instances"]
 
 logger = logging.getLogger(__name__)
-
-_GUIDE = "https://detectron2.readthedocs.io/tutorials/datasets.html"
 
 
 def _open_coco(json_file: str) -> COCO:
@@ -49,10 +42,7 @@ def _describe_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
     categories = sorted(coco.loadCats(coco.getCatIds()), key=lambda x: x["id"])
     ids = [x["id"] for x in categories]
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
-        logger.warning(
-            "Category ids in annotations are not in [1, #categories]! "
-            "We'll apply a mapping for you."
-        )
+        logger.warning("Category ids in annotations are not in [1, #categories]! We map them.")
     id_map = {category_id: i for i, category_id in enumerate(ids)}
     MetadataCatalog.get(dataset_name).set(
         thing_classes=[x["name"] for x in categories], thing_dataset_id_to_contiguous_id=id_map
@@ -64,8 +54,7 @@ def _check_annotations(json_file: str, coco: COCO, annotations: list[list[dict]]
     matching = sum(len(x) for x in annotations)
     if matching < len(coco.anns):
         logger.warning(
-            f"{json_file} contains {len(coco.anns)} annotations, but only {matching} of them "
-            "match to images in the file."
+            f"{json_file}: of {len(coco.anns)} annotations only {matching} of them match to images."
         )
     # The minival2014 files are known to repeat some ids, without harm.
     if "minival" not in json_file:
@@ -90,15 +79,12 @@ def _shifted_keypoints(keypoints: list[float], offset: float) -> list[float]:
     return [v if i % 3 == 2 else v + offset for i, v in enumerate(keypoints)]
 
 
-def _read_annotation(
-    annotation: dict, keys: list[str], id_map: dict[int, int] | None
-) -> dict | None:
+def _read_annotation(annotation: dict, keys: list[str], id_map: dict | None) -> dict | None:
     """One annotation in Detectron2's format, None if its segmentation is unusable."""
     obj = {key: annotation[key] for key in keys if key in annotation}
     if "bbox" in obj and len(obj["bbox"]) == 0:
         raise ValueError(
-            f"One annotation of image {annotation['image_id']} contains empty 'bbox' value! "
-            "This json does not have valid COCO format."
+            f"Annotation of image {annotation['image_id']} contains empty 'bbox' value!"
         )
     if annotation.get("segmentation"):
         obj["segmentation"] = _usable_segmentation(annotation["segmentation"])
@@ -108,21 +94,16 @@ def _read_annotation(
         obj["keypoints"] = _shifted_keypoints(annotation["keypoints"], 0.5)
     obj["bbox_mode"] = BoxMode.XYWH_ABS
     if id_map:
-        category_id = obj["category_id"]
-        if category_id not in id_map:
+        if obj["category_id"] not in id_map:
             raise KeyError(
-                f"Encountered category_id={category_id} "
-                "but this id does not exist in 'categories' of the json file."
+                f"category_id={obj['category_id']} but this id does not exist in the file"
             )
-        obj["category_id"] = id_map[category_id]
+        obj["category_id"] = id_map[obj["category_id"]]
     return obj
 
 
 def load_coco_json(
-    json_file: str,
-    image_root: str,
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
+    json_file, image_root, dataset_name=None, extra_annotation_keys=None
 ) -> list[dict]:
     """Read an instances file of COCO.
 
@@ -158,20 +139,11 @@ def load_coco_json(
             assert annotation.get("ignore", 0) == 0, '"ignore" in COCO json file is not supported.'
             objs.append(_read_annotation(annotation, keys, id_map))
         unusable += objs.count(None)
-        dataset_dicts.append(
-            {
-                "file_name": os.path.join(image_root, image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "image_id": image["id"],
-                "annotations": [x for x in objs if x is not None],
-            }
-        )
+        record = {"file_name": os.path.join(image_root, image["file_name"])}
+        record |= {"height": image["height"], "width": image["width"], "image_id": image["id"]}
+        dataset_dicts.append(record | {"annotations": [x for x in objs if x is not None]})
     if unusable:
-        logger.warning(
-            f"Filtered out {unusable} instances without valid segmentation. There might be issues "
-            f"in your dataset generation process. Please check {_GUIDE} carefully"
-        )
+        logger.warning(f"Filtered out {unusable} instances without valid segmentation.")
     return dataset_dicts
 
 
@@ -202,35 +174,24 @@ def load_sem_seg(
 
     images, labels = stems(image_root, image_ext), stems(gt_root, gt_ext)
     assert len(labels) > 0, f"No annotations found in {gt_root}."
-    if len(images) != len(labels):
-        logger.warning(
-            f"Directory {image_root} and {gt_root} has {len(images)} and {len(labels)} files, "
-            "respectively."
-        )
     if images != labels:
-        images = labels = sorted(set(images) & set(labels))
-        logger.warning(f"Will use their intersection of {len(images)} files.")
+        counts = f"Directory {image_root} and {gt_root} has {len(images)} and {len(labels)} files"
+        images = sorted(set(images) & set(labels))
+        logger.warning(f"{counts}. Will use their intersection of {len(images)} files.")
     logger.info(f"Loaded {len(images)} images with semantic segmentation from {image_root}")
-    return [
-        {
-            "file_name": os.path.join(image_root, stem + image_ext),
-            "sem_seg_file_name": os.path.join(gt_root, stem + gt_ext),
-        }
-        for stem in images
-    ]
+    image_files = [os.path.join(image_root, stem + image_ext) for stem in images]
+    gt_files = [os.path.join(gt_root, stem + gt_ext) for stem in images]
+    pairs = zip(image_files, gt_files, strict=True)
+    return [{"file_name": image, "sem_seg_file_name": gt} for image, gt in pairs]
 
 
 def _xywh(annotation: dict) -> list[float]:
     """Box as XYWH, or as (center x, center y, w, h, angle) where it is rotated."""
     bbox = annotation["bbox"]
-    if isinstance(bbox, np.ndarray):
-        if bbox.ndim != 1:
-            raise ValueError(f"bbox has to be 1-dimensional. Got shape={bbox.shape}.")
-        bbox = bbox.tolist()
-    if len(bbox) not in (4, 5):
-        raise ValueError(f"bbox has to have length 4 or 5. Got {bbox}.")
+    if np.ndim(bbox) != 1 or len(bbox) not in (4, 5):
+        raise ValueError(f"bbox has to be 1-dimensional, of length 4 or 5. Got {bbox}.")
     to_mode = BoxMode.XYWH_ABS if len(bbox) == 4 else BoxMode.XYWHA_ABS
-    return BoxMode.convert(bbox, annotation["bbox_mode"], to_mode)
+    return BoxMode.convert(list(map(float, bbox)), annotation["bbox_mode"], to_mode)
 
 
 def _area(annotation: dict, xywh: list[float]) -> float:
@@ -255,9 +216,8 @@ def _to_coco_annotation(annotation: dict, category_of: dict[int, int] | None) ->
         "category_id": int(category_of[category_id] if category_of else category_id),
     }
     if "keypoints" in annotation:
-        keypoints = _shifted_keypoints(annotation["keypoints"], -0.5)
-        result["keypoints"] = keypoints
-        visible = sum(v > 0 for v in keypoints[2::3])
+        result["keypoints"] = _shifted_keypoints(annotation["keypoints"], -0.5)
+        visible = sum(v > 0 for v in annotation["keypoints"][2::3])
         result["num_keypoints"] = annotation.get("num_keypoints", visible)
     if "segmentation" in annotation:
         segmentation = annotation["segmentation"]
@@ -286,21 +246,14 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
     logger.info("Converting dataset dicts into COCO format")
     images, annotations = [], []
     for position, entry in enumerate(dataset_dicts):
-        image = {
-            "id": entry.get("image_id", position),
-            "width": int(entry["width"]),
-            "height": int(entry["height"]),
-            "file_name": str(entry["file_name"]),
-        }
-        images.append(image)
+        image = {"id": entry.get("image_id", position), "file_name": str(entry["file_name"])}
+        images.append(image | {side: int(entry[side]) for side in ("width", "height")})
         for annotation in entry.get("annotations", []):
             ids = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append(ids | _to_coco_annotation(annotation, category_of))
     logger.info(f"Conversion finished, #images: {len(images)}, #annotations: {len(annotations)}")
-    info = {
-        "date_created": str(datetime.datetime.now()),
-        "description": "Automatically generated COCO json file for Detectron2.",
-    }
+    info = {"date_created": str(datetime.datetime.now())}
+    info["description"] = "Automatically generated COCO json file for Detectron2."
     result = {"info": info, "images": images, "categories": categories, "licenses": None}
     # A test set has no annotations, and then no such key.
     return result | ({"annotations": annotations} if annotations else {})
@@ -318,18 +271,15 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     with file_lock(output_file):
         if PathManager.exists(output_file) and allow_cached:
             logger.warning(
-                f"Using previously cached COCO format annotations at '{output_file}'. "
-                "You need to clear the cache file if your dataset has been modified."
+                f"Using previously cached '{output_file}': clear it if data has changed."
             )
             return
-        logger.info(f"Converting annotations of dataset '{dataset_name}' to COCO format ...)")
         coco_dict = convert_to_coco_dict(dataset_name)
         logger.info(f"Caching COCO format annotations at '{output_file}' ...")
         # Renamed when complete: a reader never meets half a file.
-        temporary = output_file + ".tmp"
-        with PathManager.open(temporary, "w") as file:
+        with PathManager.open(output_file + ".tmp", "w") as file:
             json.dump(coco_dict, file)
-        shutil.move(temporary, output_file)
+        shutil.move(output_file + ".tmp", output_file)
 
 
 def register_coco_instances(name: str, metadata: dict, json_file: str, image_root: str) -> None:

@@ -18,10 +18,7 @@ def _contiguous_segment(segment: dict, meta: dict) -> dict:
     is_thing = category_id in things
     ids = things if is_thing else meta["stuff_dataset_id_to_contiguous_id"]
     if category_id not in ids:
-        raise KeyError(
-            f"Segment {segment.get('id')} has category_id={category_id}, which is among neither "
-            "the things nor the stuff of the metadata"
-        )
+        raise KeyError(f"category_id={category_id} is neither a thing nor stuff of the metadata")
     return segment | {"category_id": ids[category_id], "isthing": is_thing}
 
 
@@ -42,20 +39,16 @@ def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: d
     """
     with PathManager.open(json_file) as file:
         annotations = json.load(file)["annotations"]
-    entries = []
-    for annotation in annotations:
-        # An annotation's "file_name" is that of its PNG.
-        label = annotation["file_name"]
-        entries.append(
-            {
-                "file_name": os.path.join(image_dir, os.path.splitext(label)[0] + ".jpg"),
-                "image_id": int(annotation["image_id"]),
-                "pan_seg_file_name": os.path.join(gt_dir, label),
-                "segments_info": [
-                    _contiguous_segment(x, meta) for x in annotation["segments_info"]
-                ],
-            }
-        )
+    # An annotation's "file_name" is that of its PNG.
+    entries = [
+        {
+            "file_name": os.path.join(image_dir, os.path.splitext(x["file_name"])[0] + ".jpg"),
+            "image_id": int(x["image_id"]),
+            "pan_seg_file_name": os.path.join(gt_dir, x["file_name"]),
+            "segments_info": [_contiguous_segment(segment, meta) for segment in x["segments_info"]],
+        }
+        for x in annotations
+    ]
     assert len(entries), f"No images found in {image_dir}!"
     for key in ("file_name", "pan_seg_file_name"):
         assert PathManager.isfile(entries[0][key]), entries[0][key]
@@ -63,12 +56,7 @@ def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: d
 
 
 def register_coco_panoptic(
-    name: str,
-    metadata: dict,
-    image_root: str,
-    panoptic_root: str,
-    panoptic_json: str,
-    instances_json: str | None = None,
+    name, metadata, image_root, panoptic_root, panoptic_json, instances_json=None
 ) -> None:
     """Register a data set in COCO's panoptic format.
 
@@ -80,12 +68,8 @@ def register_coco_panoptic(
         panoptic_json: path.
         instances_json: path of the instances, for their evaluation.
     """
-    DatasetCatalog.register(
-        name,
-        functools.partial(
-            load_coco_panoptic_json, panoptic_json, image_root, panoptic_root, metadata
-        ),
-    )
+    paths = panoptic_json, image_root, panoptic_root
+    DatasetCatalog.register(name, functools.partial(load_coco_panoptic_json, *paths, metadata))
     MetadataCatalog.get(name).set(
         panoptic_root=panoptic_root,
         image_root=image_root,
@@ -98,22 +82,13 @@ def register_coco_panoptic(
     )
 
 
-def _load_separated(
-    instances_json: str, image_root: str, sem_seg_root: str, name: str
-) -> list[dict]:
-    return merge_to_panoptic(
-        load_coco_json(instances_json, image_root, name), load_sem_seg(sem_seg_root, image_root)
-    )
+def _load_separated(instances_json, image_root, sem_seg_root, name) -> list[dict]:
+    detection_dicts = load_coco_json(instances_json, image_root, name)
+    return merge_to_panoptic(detection_dicts, load_sem_seg(sem_seg_root, image_root))
 
 
 def register_coco_panoptic_separated(
-    name: str,
-    metadata: dict,
-    image_root: str,
-    panoptic_root: str,
-    panoptic_json: str,
-    sem_seg_root: str,
-    instances_json: str,
+    name, metadata, image_root, panoptic_root, panoptic_json, sem_seg_root, instances_json
 ) -> None:
     """Register panoptic data as ``{name}_separated`` and ``{name}_stuffonly``.
 
@@ -130,10 +105,8 @@ def register_coco_panoptic_separated(
         instances_json: path.
     """
     separated, stuff_only = name + "_separated", name + "_stuffonly"
-    DatasetCatalog.register(
-        separated,
-        functools.partial(_load_separated, instances_json, image_root, sem_seg_root, separated),
-    )
+    paths = instances_json, image_root, sem_seg_root
+    DatasetCatalog.register(separated, functools.partial(_load_separated, *paths, separated))
     MetadataCatalog.get(separated).set(
         panoptic_root=panoptic_root,
         image_root=image_root,

@@ -1,17 +1,7 @@
 """Samplers that know about ranks."""
 
-from .distributed_sampler import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
-from .grouped_batch_sampler import GroupedBatchSampler
+# ruff: noqa: F403
+from .distributed_sampler import *
+from .grouped_batch_sampler import *
 
-__all__ = [
-    "GroupedBatchSampler",
-    "TrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "InferenceSampler",
-    "RepeatFactorTrainingSampler",
-]
+__all__ = [name for name in globals() if name.endswith("Sampler")]

@@ -11,6 +11,9 @@ from torch.utils.data.sampler import Sampler
 
 from detectron2.utils import comm
 
+__all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"]
+__all__ += ["TrainingSampler"]
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,17 +33,12 @@ class _InfiniteSampler(Sampler):
         yield from itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
 
     def _infinite_indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
         while True:
             indices = self._epoch(generator)
             if self._shuffle:
                 indices = indices[torch.randperm(len(indices), generator=generator)]
             yield from indices.tolist()
-
-    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        """Indices of one pass, in order."""
-        raise NotImplementedError
 
 
 class TrainingSampler(_InfiniteSampler):
@@ -75,23 +73,14 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         seed_subset: of the choice. Both are the same on all ranks; None draws a shared one.
     """
 
-    def __init__(
-        self,
-        size: int,
-        subset_ratio: float,
-        shuffle: bool = True,
-        seed_shuffle: int | None = None,
-        seed_subset: int | None = None,
-    ):
+    def __init__(self, size, subset_ratio, shuffle=True, seed_shuffle=None, seed_subset=None):
         super().__init__(size=size, shuffle=shuffle, seed=seed_shuffle)
         assert 0.0 < subset_ratio <= 1.0, subset_ratio
         self._size_subset = int(size * subset_ratio)
         assert self._size_subset > 0, (size, subset_ratio)
         self._seed_subset = int(comm.shared_random_seed() if seed_subset is None else seed_subset)
-        generator = torch.Generator()
-        generator.manual_seed(self._seed_subset)
+        generator = torch.Generator().manual_seed(self._seed_subset)
         self._indexes_subset = torch.randperm(size, generator=generator)[: self._size_subset]
-        logger.info("Using RandomSubsetTrainingSampler......")
         logger.info(f"Randomly sample {self._size_subset} data from the original {size} data")
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
@@ -109,9 +98,7 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
         seed: of order and rounding, the same on all ranks; None draws one that they share.
     """
 
-    def __init__(
-        self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None
-    ):
+    def __init__(self, repeat_factors: torch.Tensor, *, shuffle=True, seed: int | None = None):
         super().__init__(shuffle, seed)
         self._int_part = torch.trunc(repeat_factors)
         self._frac_part = repeat_factors - self._int_part
@@ -141,10 +128,8 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
             return max(1.0, math.sqrt(ratio) if sqrt else ratio)
 
         category_factors = {category: factor(category) for category in images_with}
-        return torch.tensor(
-            [max((category_factors[c] for c in present), default=1.0) for present in categories],
-            dtype=torch.float32,
-        )
+        factors = [max((category_factors[c] for c in x), default=1.0) for x in categories]
+        return torch.tensor(factors, dtype=torch.float32)
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         round_up = torch.rand(len(self._frac_part), generator=generator) < self._frac_part

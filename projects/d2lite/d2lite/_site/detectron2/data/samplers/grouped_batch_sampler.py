@@ -19,10 +19,7 @@ class GroupedBatchSampler(BatchSampler):
 
     def __init__(self, sampler: Sampler, group_ids, batch_size: int):
         if not isinstance(sampler, Sampler):
-            raise ValueError(
-                "sampler should be an instance of torch.utils.data.Sampler, "
-                f"but got sampler={sampler}"
-            )
+            raise ValueError(f"sampler should be an instance of Sampler, but got sampler={sampler}")
         self.sampler = sampler
         self.group_ids = np.asarray(group_ids)
         assert self.group_ids.ndim == 1

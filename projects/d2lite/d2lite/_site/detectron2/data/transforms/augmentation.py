@@ -2,60 +2,38 @@
 
 import inspect
 import pprint
-from typing import Any
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = [
-    "Augmentation",
-    "AugmentationList",
-    "AugInput",
-    "TransformGen",
-    "apply_transform_gens",
-    "StandardAugInput",
-    "apply_augmentations",
-]
+__all__ = ["Augmentation", "AugmentationList", "AugInput", "TransformGen", "apply_transform_gens"]
+__all__ += ["StandardAugInput", "apply_augmentations"]
 
 
-def _check_img_dtype(img: Any) -> None:
-    assert isinstance(img, np.ndarray), (
-        f"[Augmentation] Needs an numpy array, but got a {type(img)}!"
-    )
-    assert img.ndim in [2, 3], img.ndim
+def _has_variable_length(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
-def _input_names(aug: "Augmentation") -> tuple[str, ...]:
+def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list:
     """Attributes of the input that ``aug.get_transform`` wants, by its argument names.
 
     A single argument always gets the image, whatever its name.
     """
-    parameters = inspect.signature(aug.get_transform).parameters
-    if len(parameters) == 1:
-        return ("image",)
-    for parameter in parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(
-                f"The default implementation of `{type(aug)}.__call__` does not allow "
-                f"`{type(aug)}.get_transform` to use variable-length arguments (*args, **kwargs)! "
-                "If arguments are unknown, reimplement `__call__` instead."
-            )
-    return tuple(parameters)
-
-
-def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list[Any]:
     if aug.input_args is None:
-        aug.input_args = _input_names(aug)
-    args = []
-    for name in aug.input_args:
-        try:
-            args.append(getattr(aug_input, name))
-        except AttributeError as error:
-            raise AttributeError(
-                f"{type(aug)}.get_transform needs input attribute '{name}', "
-                f"but it is not an attribute of {type(aug_input)}!"
-            ) from error
-    return args
+        parameters = inspect.signature(aug.get_transform).parameters
+        if len(parameters) > 1 and any(map(_has_variable_length, parameters.values())):
+            raise TypeError(
+                f"{type(aug)}.get_transform has variable-length arguments (*args, **kwargs), so "
+                "what it needs is unknown: reimplement __call__ instead."
+            )
+        aug.input_args = ("image",) if len(parameters) == 1 else tuple(parameters)
+    try:
+        return [getattr(aug_input, name) for name in aug.input_args]
+    except AttributeError as error:
+        raise AttributeError(
+            f"{type(aug)}.get_transform needs input attribute '{error.name}', "
+            f"but it is not an attribute of {type(aug_input)}!"
+        ) from error
 
 
 class Augmentation:
@@ -67,7 +45,7 @@ class Augmentation:
 
     input_args: tuple[str, ...] | None = None
 
-    def _init(self, params: dict[str, Any] | None = None) -> None:
+    def _init(self, params: dict | None = None) -> None:
         """Make public constructor arguments, given as ``locals()``, attributes."""
         for name, value in (params or {}).items():
             if name != "self" and not name.startswith("_"):
@@ -80,8 +58,7 @@ class Augmentation:
         """Choose a transform, apply it to ``aug_input`` in place and return it."""
         tfm = self.get_transform(*_get_aug_input_args(self, aug_input))
         assert isinstance(tfm, (Transform, TransformList)), (
-            f"{type(self)}.get_transform must return an instance of Transform! "
-            f"Got {type(tfm)} instead."
+            f"{type(self)}.get_transform must return an instance of Transform! Got {type(tfm)}."
         )
         aug_input.transform(tfm)
         return tfm
@@ -94,23 +71,17 @@ class Augmentation:
 
     def __repr__(self) -> str:
         """``Name(argument=value, ...)`` with the arguments that differ from their defaults."""
-        try:
-            return f"{type(self).__name__}({', '.join(self._repr_arguments())})"
-        except AssertionError:
-            return super().__repr__()
-
-    __str__ = __repr__
-
-    def _repr_arguments(self) -> list[str]:
         arguments = []
         for name, parameter in inspect.signature(self.__init__).parameters.items():
-            assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            assert hasattr(self, name)
+            if _has_variable_length(parameter) or not hasattr(self, name):
+                return super().__repr__()
             value = getattr(self, name)
             if parameter.default is not value:
                 text = pprint.pformat(value)
                 arguments.append(f"{name}={'...' if chr(10) in text else text}")
-        return arguments
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    __str__ = __repr__
 
 
 class _TransformToAug(Augmentation):
@@ -164,17 +135,10 @@ class AugInput:
         sem_seg: (H, W) labels, or None.
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        *,
-        boxes: np.ndarray | None = None,
-        sem_seg: np.ndarray | None = None,
-    ):
-        _check_img_dtype(image)
-        self.image = image
-        self.boxes = boxes
-        self.sem_seg = sem_seg
+    def __init__(self, image: np.ndarray, *, boxes=None, sem_seg=None):
+        assert isinstance(image, np.ndarray), f"Needs an numpy array, but got a {type(image)}!"
+        assert image.ndim in [2, 3], image.ndim
+        self.image, self.boxes, self.sem_seg = image, boxes, sem_seg
 
     def transform(self, tfm: Transform) -> None:
         """Apply ``tfm`` to all attributes, in place."""

@@ -2,17 +2,8 @@
 
 import sys
 
+import fvcore.transforms.transform as T
 import numpy as np
-from fvcore.transforms.transform import (
-    BlendTransform,
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    PadTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
 from PIL import Image
 
 from detectron2.structures import Boxes, pairwise_iou
@@ -20,24 +11,10 @@ from detectron2.structures import Boxes, pairwise_iou
 from .augmentation import Augmentation, _transform_to_aug
 from .transform import ExtentTransform, ResizeTransform, RotationTransform
 
-__all__ = [
-    "FixedSizeCrop",
-    "MinIoURandomCrop",
-    "RandomApply",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomCrop",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomExtent",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomResize",
-    "RandomRotation",
-    "RandomSaturation",
-    "Resize",
-    "ResizeScale",
-    "ResizeShortestEdge",
-]
+__all__ = ["FixedSizeCrop", "MinIoURandomCrop", "RandomApply", "RandomBrightness", "RandomContrast"]
+__all__ += ["RandomCrop", "RandomCrop_CategoryAreaConstraint", "RandomExtent", "RandomFlip"]
+__all__ += ["RandomLighting", "RandomResize", "RandomRotation", "RandomSaturation"]
+__all__ += ["Resize", "ResizeScale", "ResizeShortestEdge"]
 
 
 class RandomApply(Augmentation):
@@ -49,16 +26,15 @@ class RandomApply(Augmentation):
     """
 
     def __init__(self, tfm_or_aug, prob=0.5):
-        super().__init__()
         self.aug = _transform_to_aug(tfm_or_aug)
         assert 0.0 <= prob <= 1.0, f"Probability must be between 0.0 and 1.0 (given: {prob})"
         self.prob = prob
 
-    def get_transform(self, *args) -> Transform:
-        return self.aug.get_transform(*args) if self._chosen() else NoOpTransform()
+    def get_transform(self, *args) -> T.Transform:
+        return self.aug.get_transform(*args) if self._chosen() else T.NoOpTransform()
 
-    def __call__(self, aug_input) -> Transform:
-        return self.aug(aug_input) if self._chosen() else NoOpTransform()
+    def __call__(self, aug_input) -> T.Transform:
+        return self.aug(aug_input) if self._chosen() else T.NoOpTransform()
 
     def _chosen(self) -> bool:
         return self._rand_range() < self.prob
@@ -74,18 +50,17 @@ class RandomFlip(Augmentation):
     """
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
-        super().__init__()
         if horizontal and vertical:
             raise ValueError("Cannot do both horiz and vert. Please use two Flip instead.")
         if not horizontal and not vertical:
             raise ValueError("At least one of horiz or vert has to be True!")
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         if self._rand_range() >= self.prob:
-            return NoOpTransform()
-        return HFlipTransform(w) if self.horizontal else VFlipTransform(h)
+            return T.NoOpTransform()
+        return T.HFlipTransform(w) if self.horizontal else T.VFlipTransform(h)
 
 
 class Resize(Augmentation):
@@ -102,7 +77,7 @@ class Resize(Augmentation):
         shape = tuple(shape)
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         return ResizeTransform(h, w, self.shape[0], self.shape[1], self.interp)
 
@@ -121,19 +96,17 @@ class ResizeShortestEdge(Augmentation):
     def __init__(
         self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR
     ):
-        super().__init__()
         assert sample_style in ["range", "choice"], sample_style
         self.is_range = sample_style == "range"
         if isinstance(short_edge_length, int):
             short_edge_length = (short_edge_length, short_edge_length)
         if self.is_range:
             assert len(short_edge_length) == 2, (
-                "short_edge_length must be two values using 'range' sample style. "
-                f"Got {short_edge_length}!"
+                f"'range' takes two values. Got {short_edge_length}!"
             )
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         if self.is_range:
             low, high = self.short_edge_length
@@ -141,25 +114,19 @@ class ResizeShortestEdge(Augmentation):
         else:
             size = np.random.choice(self.short_edge_length)
         if size == 0:
-            return NoOpTransform()
+            return T.NoOpTransform()
         new_h, new_w = self.get_output_shape(h, w, size, self.max_size)
         return ResizeTransform(h, w, new_h, new_w, self.interp)
 
     @staticmethod
-    def get_output_shape(
-        oldh: int, oldw: int, short_edge_length: int, max_size: int
-    ) -> tuple[int, int]:
+    def get_output_shape(oldh, oldw, short_edge_length, max_size) -> tuple[int, int]:
         """(h, w) after resizing, each rounded half up."""
-        scale = float(short_edge_length) / min(oldh, oldw)
+        size = float(short_edge_length)
+        scale = size / min(oldh, oldw)
         # The shorter side gets its length exactly, not through a product that may round.
-        if oldh < oldw:
-            new_h, new_w = float(short_edge_length), scale * oldw
-        else:
-            new_h, new_w = scale * oldh, float(short_edge_length)
-        if max(new_h, new_w) > max_size:
-            shrink = max_size * 1.0 / max(new_h, new_w)
-            new_h, new_w = new_h * shrink, new_w * shrink
-        return int(new_h + 0.5), int(new_w + 0.5)
+        new_h, new_w = (size, scale * oldw) if oldh < oldw else (scale * oldh, size)
+        shrink = min(max_size / max(new_h, new_w), 1.0)
+        return int(new_h * shrink + 0.5), int(new_w * shrink + 0.5)
 
 
 class ResizeScale(Augmentation):
@@ -173,24 +140,15 @@ class ResizeScale(Augmentation):
         interp: a PIL resampling filter.
     """
 
-    def __init__(
-        self,
-        min_scale: float,
-        max_scale: float,
-        target_height: int,
-        target_width: int,
-        interp: int = Image.BILINEAR,
-    ):
-        super().__init__()
+    def __init__(self, min_scale, max_scale, target_height, target_width, interp=Image.BILINEAR):
         self._init(locals())
 
-    def _get_resize(self, image: np.ndarray, scale: float) -> Transform:
+    def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
         h, w = image.shape[:2]
         fit = min(self.target_height * scale / h, self.target_width * scale / w)
-        new_h, new_w = np.round([h * fit, w * fit]).astype(int)
-        return ResizeTransform(h, w, int(new_h), int(new_w), self.interp)
+        return ResizeTransform(h, w, int(np.round(h * fit)), int(np.round(w * fit)), self.interp)
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
 
 
@@ -203,10 +161,9 @@ class RandomResize(Augmentation):
     """
 
     def __init__(self, shape_list, interp=Image.BILINEAR):
-        self.shape_list = shape_list
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
         return ResizeTransform(image.shape[0], image.shape[1], h, w, self.interp)
 
@@ -225,7 +182,6 @@ class RandomRotation(Augmentation):
     """
 
     def __init__(self, angle, expand=True, center=None, sample_style="range", interp=None):
-        super().__init__()
         assert sample_style in ["range", "choice"], sample_style
         self.is_range = sample_style == "range"
         if isinstance(angle, (float, int)):
@@ -234,7 +190,7 @@ class RandomRotation(Augmentation):
             center = (center, center)
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         center = None
         if self.is_range:
@@ -249,7 +205,7 @@ class RandomRotation(Augmentation):
         if center is not None:
             center = (w * center[0], h * center[1])
         if angle % 360 == 0:
-            return NoOpTransform()
+            return T.NoOpTransform()
         return RotationTransform(h, w, angle, expand=self.expand, center=center, interp=self.interp)
 
 
@@ -263,34 +219,27 @@ class FixedSizeCrop(Augmentation):
         seg_pad_value: label of padded pixels of a segmentation.
     """
 
-    def __init__(
-        self,
-        crop_size: tuple[int, int],
-        pad: bool = True,
-        pad_value: float = 128.0,
-        seg_pad_value: int = 255,
-    ):
-        super().__init__()
+    def __init__(self, crop_size, pad=True, pad_value=128.0, seg_pad_value=255):
         self._init(locals())
 
-    def _get_crop(self, image: np.ndarray) -> Transform:
+    def _get_crop(self, image: np.ndarray) -> T.Transform:
         h, w = image.shape[:2]
         # One random number for both axes.
         room = np.maximum(np.subtract((h, w), self.crop_size), 0)
         y0, x0 = np.round(room * np.random.uniform(0.0, 1.0)).astype(int)
-        return CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], w, h)
+        return T.CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], w, h)
 
-    def _get_pad(self, image: np.ndarray) -> Transform:
+    def _get_pad(self, image: np.ndarray) -> T.Transform:
         size = image.shape[:2]
         pad_h, pad_w = np.maximum(np.subtract(self.crop_size, size), 0)
         orig_h, orig_w = np.minimum(size, self.crop_size)
-        return PadTransform(0, 0, pad_w, pad_h, orig_w, orig_h, self.pad_value, self.seg_pad_value)
+        return T.PadTransform(
+            0, 0, pad_w, pad_h, orig_w, orig_h, self.pad_value, self.seg_pad_value
+        )
 
-    def get_transform(self, image) -> TransformList:
-        transforms = [self._get_crop(image)]
-        if self.pad:
-            transforms.append(self._get_pad(image))
-        return TransformList(transforms)
+    def get_transform(self, image) -> T.TransformList:
+        pads = [self._get_pad(image)] if self.pad else []
+        return T.TransformList([self._get_crop(image), *pads])
 
 
 class RandomCrop(Augmentation):
@@ -304,17 +253,16 @@ class RandomCrop(Augmentation):
     """
 
     def __init__(self, crop_type: str, crop_size):
-        super().__init__()
         assert crop_type in ["relative_range", "relative", "absolute", "absolute_range"], crop_type
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         crop_h, crop_w = self.get_crop_size((h, w))
         assert h >= crop_h and w >= crop_w, f"Shape computation in {self} has bugs."
         y0 = np.random.randint(h - crop_h + 1)
         x0 = np.random.randint(w - crop_w + 1)
-        return CropTransform(x0, y0, crop_w, crop_h)
+        return T.CropTransform(x0, y0, crop_w, crop_h)
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the crop for an image of size (h, w), pixels."""
@@ -324,9 +272,7 @@ class RandomCrop(Augmentation):
         if self.crop_type == "absolute_range":
             low, high = self.crop_size
             assert low <= high, self.crop_size
-            crop_h = np.random.randint(min(h, low), min(h, high) + 1)
-            crop_w = np.random.randint(min(w, low), min(w, high) + 1)
-            return crop_h, crop_w
+            return tuple(np.random.randint(min(x, low), min(x, high) + 1) for x in (h, w))
         ratio_h, ratio_w = self.crop_size
         if self.crop_type == "relative_range":
             least = np.asarray(self.crop_size, dtype=np.float32)
@@ -344,17 +290,11 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):
         ignored_category: label that doesn't count, neither as covering nor as area.
     """
 
-    def __init__(
-        self,
-        crop_type: str,
-        crop_size,
-        single_category_max_area: float = 1.0,
-        ignored_category: int | None = None,
-    ):
+    def __init__(self, crop_type, crop_size, single_category_max_area=1.0, ignored_category=None):
         self.crop_aug = RandomCrop(crop_type, crop_size)
         self._init(locals())
 
-    def get_transform(self, image, sem_seg) -> Transform:
+    def get_transform(self, image, sem_seg) -> T.Transform:
         if self.single_category_max_area >= 1.0:
             return self.crop_aug.get_transform(image)
         h, w = sem_seg.shape
@@ -368,7 +308,7 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):
                 areas = areas[labels != self.ignored_category]
             if len(areas) > 1 and areas.max() < areas.sum() * self.single_category_max_area:
                 break
-        return CropTransform(x0, y0, crop_w, crop_h)
+        return T.CropTransform(x0, y0, crop_w, crop_h)
 
 
 class MinIoURandomCrop(Augmentation):
@@ -388,27 +328,23 @@ class MinIoURandomCrop(Augmentation):
         mode_trials=1000,
         crop_trials=50,
     ):
-        self.min_ious = min_ious
+        self._init(locals())
         self.sample_mode = (1, *min_ious, 0)
-        self.min_crop_size = min_crop_size
-        self.mode_trials = mode_trials
-        self.crop_trials = crop_trials
 
-    def get_transform(self, image, boxes) -> Transform:
+    def get_transform(self, image, boxes) -> T.Transform:
         if boxes is None:
-            return NoOpTransform()
+            return T.NoOpTransform()
         h, w = image.shape[:2]
         for _ in range(self.mode_trials):
             mode = np.random.choice(self.sample_mode)
             if mode == 1:
-                return NoOpTransform()
+                return T.NoOpTransform()
             for _ in range(self.crop_trials):
-                crop = self._try_crop(h, w, boxes, mode)
-                if crop is not None:
+                if crop := self._try_crop(h, w, boxes, mode):
                     return crop
-        return NoOpTransform()
+        return T.NoOpTransform()
 
-    def _try_crop(self, h: int, w: int, boxes: np.ndarray, min_iou: float) -> Transform | None:
+    def _try_crop(self, h: int, w: int, boxes: np.ndarray, min_iou: float) -> T.Transform | None:
         crop_w = np.random.uniform(self.min_crop_size * w, w)
         crop_h = np.random.uniform(self.min_crop_size * h, h)
         if not 0.5 <= crop_h / crop_w <= 2:
@@ -425,7 +361,7 @@ class MinIoURandomCrop(Augmentation):
             center = (boxes[:, :2] + boxes[:, 2:]) / 2
             if not ((center > (x0, y0)) & (center < (x1, y1))).all(axis=1).any():
                 return None
-        return CropTransform(x0, y0, int(crop_w), int(crop_h))
+        return T.CropTransform(x0, y0, int(crop_w), int(crop_h))
 
 
 class RandomExtent(Augmentation):
@@ -438,17 +374,15 @@ class RandomExtent(Augmentation):
     """
 
     def __init__(self, scale_range, shift_range):
-        super().__init__()
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         rect = np.array([-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h])
         rect *= np.random.uniform(self.scale_range[0], self.scale_range[1])
-        rect[0::2] += self.shift_range[0] * w * (np.random.rand() - 0.5)
-        rect[1::2] += self.shift_range[1] * h * (np.random.rand() - 0.5)
-        rect[0::2] += 0.5 * w
-        rect[1::2] += 0.5 * h
+        for axis, side in enumerate((w, h)):
+            rect[axis::2] += self.shift_range[axis] * side * (np.random.rand() - 0.5)
+            rect[axis::2] += 0.5 * side
         x0, y0, x1, y1 = rect
         return ExtentTransform(src_rect=(x0, y0, x1, y1), output_size=(int(y1 - y0), int(x1 - x0)))
 
@@ -462,15 +396,11 @@ class _RandomIntensity(Augmentation):
     """
 
     def __init__(self, intensity_min, intensity_max):
-        super().__init__()
         self._init(locals())
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
-
-    def _other(self, image: np.ndarray):
-        raise NotImplementedError
+        return T.BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
 
 
 class RandomContrast(_RandomIntensity):
@@ -503,15 +433,14 @@ class RandomLighting(Augmentation):
     """
 
     def __init__(self, scale):
-        super().__init__()
         self._init(locals())
         self.eigen_vecs = np.array(
             [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
         )
         self.eigen_vals = np.array([0.2175, 0.0188, 0.0045])
 
-    def get_transform(self, image) -> Transform:
+    def get_transform(self, image) -> T.Transform:
         assert image.shape[-1] == 3, "RandomLighting only works on RGB images"
         weights = np.random.normal(scale=self.scale, size=3)
         color = self.eigen_vecs.dot(weights * self.eigen_vals)
-        return BlendTransform(src_image=color, src_weight=1.0, dst_weight=1.0)
+        return T.BlendTransform(src_image=color, src_weight=1.0, dst_weight=1.0)

@@ -8,13 +8,11 @@ from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform,
 from PIL import Image
 from torch.nn import functional as F
 
-__all__ = [
-    "ExtentTransform",
-    "ResizeTransform",
-    "RotationTransform",
-    "ColorTransform",
-    "PILColorTransform",
-]
+from detectron2._scope import missing_attribute
+
+__all__ = ["ExtentTransform", "ResizeTransform", "RotationTransform"]
+__all__ += ["ColorTransform", "PILColorTransform"]
+__getattr__ = missing_attribute(__name__)
 
 
 def _through_pil(img: np.ndarray, func: Callable[[Image.Image], Image.Image]) -> np.ndarray:
@@ -24,16 +22,6 @@ def _through_pil(img: np.ndarray, func: Callable[[Image.Image], Image.Image]) ->
     return np.asarray(func(Image.fromarray(img)))
 
 
-def _cast_back(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round and saturate where ``dtype`` holds whole numbers only."""
-    if dtype.kind == "b":
-        return values >= 0.5
-    if np.issubdtype(dtype, np.integer):
-        info = np.iinfo(dtype)
-        values = np.clip(np.rint(values), info.min, info.max)
-    return values.astype(dtype)
-
-
 class ExtentTransform(Transform):
     """Cut a rectangle out of the image, which may reach beyond it, and scale it to a size.
 
@@ -41,7 +29,7 @@ class ExtentTransform(Transform):
         src_rect: (x0, y0, x1, y1) in the source, pixels.
         output_size: (h, w) of the result, pixels.
         interp: a PIL resampling filter.
-        fill: value of pixels from outside the source.
+        fill: handed to PIL, which leaves pixels from outside the source black all the same.
     """
 
     def __init__(self, src_rect, output_size, interp=Image.BILINEAR, fill=0):
@@ -49,21 +37,12 @@ class ExtentTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray, interp=None) -> np.ndarray:
-        h, w = self.output_size
-        # NEAREST is 0 in PIL, so a truth test would mistake it for "not given".
-        resample = self.interp if interp is None else interp
-
-        def extent(image: Image.Image) -> Image.Image:
-            bands = len(image.getbands())
-            return image.transform(
-                size=(w, h),
-                method=Image.EXTENT,
-                data=self.src_rect,
-                resample=resample,
-                fillcolor=self.fill if bands == 1 else (self.fill,) * bands,
-            )
-
-        return _through_pil(img, extent)
+        size = self.output_size[::-1]
+        # NEAREST is 0, which counts as "not given" here: labels are interpolated as images are.
+        filters = {"resample": interp or self.interp, "fill": self.fill}
+        return _through_pil(
+            img, lambda image: image.transform(size, Image.EXTENT, self.src_rect, **filters)
+        )
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         h, w = self.output_size
@@ -88,46 +67,33 @@ class ResizeTransform(Transform):
         interp: a PIL resampling filter, bilinear by default.
     """
 
-    _TORCH_MODES = {
-        Image.NEAREST: "nearest",
-        Image.BILINEAR: "bilinear",
-        Image.BICUBIC: "bicubic",
-    }
+    _TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
     def __init__(self, h, w, new_h, new_w, interp=None):
         super().__init__()
-        if interp is None:
-            interp = Image.BILINEAR
+        interp = Image.BILINEAR if interp is None else interp
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray, interp=None) -> np.ndarray:
-        assert img.shape[:2] == (self.h, self.w), (
-            f"Expected an image of height {self.h} and width {self.w}, got shape {img.shape}"
-        )
+        assert img.shape[:2] == (self.h, self.w), (img.shape, self.h, self.w)
         assert len(img.shape) <= 4, img.shape
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8:
             return _through_pil(img, lambda x: x.resize((self.new_w, self.new_h), interp))
-        return self._interpolate(img, interp)
-
-    def _interpolate(self, img: np.ndarray, interp) -> np.ndarray:
-        # torch interpolates neither bool nor most integers; float64 holds them exactly.
-        is_float = np.issubdtype(img.dtype, np.floating)
         # A copy in C order: torch takes no negative strides, which flips leave behind.
-        tensor = torch.from_numpy(np.ascontiguousarray(img if is_float else img.astype(np.float64)))
+        pixels = torch.from_numpy(np.ascontiguousarray(img)).reshape(1, self.h, self.w, -1)
         mode = self._TORCH_MODES[interp]
         out = F.interpolate(
-            tensor.reshape(1, self.h, self.w, -1).permute(0, 3, 1, 2),
+            pixels.permute(0, 3, 1, 2),
             (self.new_h, self.new_w),
             mode=mode,
             align_corners=None if mode == "nearest" else False,
         )
-        out = out.permute(0, 2, 3, 1).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
-        return out if is_float else _cast_back(out, img.dtype)
+        return out.permute(0, 2, 3, 1).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)
-        coords[:, 1] = coords[:, 1] * (self.new_h * 1.0 / self.h)
+        coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
+        coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
@@ -150,16 +116,13 @@ class RotationTransform(Transform):
         interp: 0 nearest, 1 bilinear (default), 2 bicubic, as OpenCV numbers them.
     """
 
-    _NEAREST, _LINEAR = 0, 1
     _TORCH_MODES = ("nearest", "bilinear", "bicubic")
 
     def __init__(self, h, w, angle, expand=True, center=None, interp=None):
         super().__init__()
         image_center = np.array((w / 2, h / 2))
-        if center is None:
-            center = image_center
-        if interp is None:
-            interp = self._LINEAR
+        center = image_center if center is None else center
+        interp = 1 if interp is None else interp
         abs_cos, abs_sin = abs(np.cos(np.deg2rad(angle))), abs(np.sin(np.deg2rad(angle)))
         bound_w, bound_h = w, h
         if expand:
@@ -173,40 +136,31 @@ class RotationTransform(Transform):
     def create_rotation_matrix(self, offset: float = 0) -> np.ndarray:
         """Matrix (2, 3) from source to result, of coordinates (offset 0) or indices (-0.5)."""
         angle = np.deg2rad(self.angle)
-        cos, sin = np.cos(angle), np.sin(angle)
-        rotation = np.array([[cos, sin], [-sin, cos]])
-        center = np.asarray(self.center, dtype=float) + offset
-        shift = center - rotation @ center
+        rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        source = target = np.asarray(self.center)
         if self.expand:
-            # The image's centre comes to lie in the centre of the result.
-            shift = np.array([self.bound_w / 2, self.bound_h / 2]) + offset
-            shift = shift - rotation @ (self.image_center + offset)
-        return np.concatenate([rotation, shift[:, None]], axis=1)
+            source, target = self.image_center, np.array([self.bound_w / 2, self.bound_h / 2])
+        return np.column_stack([rotation, target + offset - rotation @ (source + offset)])
 
     def apply_image(self, img: np.ndarray, interp=None) -> np.ndarray:
         if len(img) == 0 or self.angle % 360 == 0:
             return img
-        assert img.shape[:2] == (self.h, self.w), (
-            f"Expected an image of height {self.h} and width {self.w}, got shape {img.shape}"
-        )
-        return self._warp(img, self.interp if interp is None else interp)
-
-    def _warp(self, img: np.ndarray, interp: int) -> np.ndarray:
-        rotation, shift = self.rm_image[:, :2], self.rm_image[:, 2]
+        assert img.shape[:2] == (self.h, self.w), (img.shape, self.h, self.w)
         x, y = np.meshgrid(np.arange(self.bound_w), np.arange(self.bound_h))
         # Row vectors times R equal the inverse rotation of column vectors.
-        source = (np.stack([x, y], axis=-1) - shift) @ rotation
-        grid = (2 * source + 1) / (self.w, self.h) - 1
+        source = (np.stack([x, y], axis=-1) - self.rm_image[:, 2]) @ self.rm_image[:, :2]
         pixels = torch.from_numpy(img.reshape(1, self.h, self.w, -1).astype(np.float64))
         out = F.grid_sample(
             pixels.permute(0, 3, 1, 2),
-            torch.from_numpy(grid)[None],
-            mode=self._TORCH_MODES[interp],
-            padding_mode="zeros",
+            torch.from_numpy((2 * source + 1) / (self.w, self.h) - 1)[None],
+            mode=self._TORCH_MODES[self.interp if interp is None else interp],
             align_corners=False,
         )
-        out = out.permute(0, 2, 3, 1).reshape(self.bound_h, self.bound_w, *img.shape[2:])
-        return _cast_back(out.numpy(), img.dtype)
+        out = out.permute(0, 2, 3, 1).reshape(self.bound_h, self.bound_w, *img.shape[2:]).numpy()
+        if np.issubdtype(img.dtype, np.integer):
+            info = np.iinfo(img.dtype)
+            out = np.clip(np.rint(out), info.min, info.max)
+        return out.astype(img.dtype)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         coords = np.asarray(coords, dtype=float)
@@ -215,7 +169,7 @@ class RotationTransform(Transform):
         return coords @ self.rm_coords[:, :2].T + self.rm_coords[:, 2]
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, interp=self._NEAREST)
+        return self.apply_image(segmentation, interp=0)
 
     def inverse(self) -> TransformList:
         """Rotate back and cut away what the two expansions added.
@@ -225,13 +179,9 @@ class RotationTransform(Transform):
         """
         if not self.expand:
             raise NotImplementedError("Only a rotation with expand=True can be inverted")
-        rotation = RotationTransform(
-            self.bound_h, self.bound_w, -self.angle, self.expand, None, self.interp
-        )
-        crop = CropTransform(
-            (rotation.bound_w - self.w) // 2, (rotation.bound_h - self.h) // 2, self.w, self.h
-        )
-        return TransformList([rotation, crop])
+        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
+        x0, y0 = (back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2
+        return TransformList([back, CropTransform(x0, y0, self.w, self.h)])
 
 
 class ColorTransform(Transform):
