@@ -6,10 +6,10 @@ from lvt_imagenet.token_labels.dataset import (
     IterableTokenLabelDataset,
     LabelStore,
     TokenLabelDataset,
-    class_names,
     with_token_labels,
 )
 from lvt_imagenet.token_labels.loader import TargetLoader, create_token_label_loader, open_labels
+from lvt_imagenet.token_labels.names import class_names
 from lvt_imagenet.token_labels.official import OfficialLabels, save_official
 from lvt_imagenet.token_labels.targets import TokenLabelTarget, mixup_targets, roi_weights
 from lvt_imagenet.token_labels.transforms import TrackedTransform

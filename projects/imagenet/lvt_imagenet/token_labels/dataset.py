@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -11,7 +12,8 @@ from torch.utils.data import Dataset, IterableDataset
 from lvt_d2.data.counter import SharedCounter
 from lvt_d2.errors import ConfigError, DatasetError
 from lvt_imagenet.token_labels.batch import LabelMap, TokenLabelSample
-from lvt_imagenet.token_labels.names import stem_of
+from lvt_imagenet.token_labels.info import check_classes
+from lvt_imagenet.token_labels.names import class_and_stem, class_names
 from lvt_imagenet.token_labels.transforms import TrackedTransform
 
 logger = logging.getLogger(__name__)
@@ -19,9 +21,19 @@ logger = logging.getLogger(__name__)
 _MAX_UNREADABLE = 10  # in a row: then the set is broken, not a file; timm's number
 
 
-class LabelStore(Protocol):
-    """What can give the label map of an image: `OfficialLabels` and `CompactLabels`."""
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged or no images."""
 
+
+class LabelStore(Protocol):
+    """What can give the label map of an image: `OfficialLabels` and `CompactLabels`.
+
+    Attributes:
+        root: folder or file of the maps.
+        num_classes: indices of classes are below it.
+    """
+
+    root: Path
     num_classes: int
 
     def read(self, class_name: str, stem: str) -> LabelMap:
@@ -36,6 +48,7 @@ class _WithLabels:
         self.labels = labels
         self.reader = dataset.reader
         self._class_names = class_names(self.reader)
+        check_classes(labels.root, self._class_names)
         self._transform: TrackedTransform | None = None
         if dataset.transform is not None:
             self.transform = dataset.transform
@@ -65,8 +78,7 @@ class _WithLabels:
                 f"Image {name} is of class {target}, but the model and its token labels have "
                 f"{self.labels.num_classes} classes, from 0. Set num_classes to the data set's."
             )
-        class_name = self._class_names.get(target, str(target))
-        label_map = self.labels.read(class_name, stem_of(name))
+        label_map = self.labels.read(*class_and_stem(name, target, self._class_names))
         image, view = self.transform(image)
         return image, TokenLabelSample(label_map, view, target, name)
 
@@ -101,10 +113,8 @@ class TokenLabelDataset(_WithLabels, Dataset):
         for attempt in range(_MAX_UNREADABLE):
             at = (index + attempt) % len(self)
             try:
-                source, target, *_ = self.reader[at]
-                image = Image.open(source)
-                image = image.convert(self.dataset.input_img_mode or image.mode)
-            except (OSError, SyntaxError) as error:  # Pillow raises the latter on broken PNGs
+                image, target = read_image(self.dataset, at)
+            except UNREADABLE as error:
                 count = self.unreadable.increment()
                 logger.warning(
                     "Image %s can't be read (%s); the next one takes its place. Unreadable "
@@ -175,10 +185,12 @@ class IterableTokenLabelDataset(_WithLabels, IterableDataset):
         self.reader.set_loader_cfg(num_workers=num_workers)
 
 
-def class_names(reader: Any) -> dict[int, str]:
-    """Names of a timm reader's classes by index; empty where it has none."""
-    by_name = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-    return {int(index): str(name) for name, index in (by_name or {}).items()}
+def read_image(dataset: ImageDataset, index: int) -> tuple[Image.Image, Any]:
+    """An image, decoded, and its class; raises one of `UNREADABLE`."""
+    source, target, *_ = dataset.reader[index]
+    with source:
+        image = Image.open(source)
+        return image.convert(dataset.input_img_mode or image.mode), target
 
 
 def with_token_labels(
