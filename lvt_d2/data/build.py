@@ -19,6 +19,7 @@ from lvt_d2.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
 
+_SUFFIXES = ("_panoptic", "_semantic")
 _MAX_WORKERS = 8  # per process; more only multiply memory
 
 
@@ -45,10 +46,7 @@ def get_panoptic_dicts(
         ConfigError: the model has other numbers of classes than the sets.
         DatasetError: a name is unknown, classes differ, or no image is left.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    if not names:
-        raise DatasetError("no data set is named; give at least one registered name")
-    _check_known(names)
+    names = _known_names(names)
     _check_same_classes(names)
     _check_model_classes(names[0], num_things, num_stuff)
     dicts = [d for name in names for d in DatasetCatalog.get(name)]
@@ -76,21 +74,47 @@ def get_panoptic_dicts(
     return kept
 
 
-def _check_known(names: Sequence[str]) -> None:
+def get_semantic_dicts(names: str | Sequence[str], num_classes: int | None = None) -> list[dict]:
+    """Load registered semantic sets, or panoptic ones whose things count as one class.
+
+    Args:
+        names: one name or several; several must have the same classes.
+        num_classes: classes of the model's head; None does not compare them with the set.
+
+    Returns:
+        Detectron2 dataset dicts.
+
+    Raises:
+        ConfigError: the model has another number of classes than the sets.
+        DatasetError: a name is unknown, classes differ, or an image has no labels.
+    """
+    names = _known_names(names)
+    _check_same_classes(names)
+    _check_model_classes(names[0], None, num_classes, what="classes")
+    return [d for name in names for d in DatasetCatalog.get(name)]
+
+
+def _known_names(names: str | Sequence[str]) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise DatasetError("no data set is named; give at least one registered name")
     for name in names:
         if name not in DatasetCatalog:
-            known = [n for n in DatasetCatalog.list() if "panoptic" in n or n.startswith("lvt_")]
+            known = [
+                n for n in DatasetCatalog.list() if n.endswith(_SUFFIXES) or n.startswith("lvt_")
+            ]
             raise DatasetError(
-                f"no data set is registered as {name!r}. Known panoptic sets: {', '.join(known)}; "
-                "register your own with lvt_d2.data.register_panoptic_dataset"
+                f"no data set is registered as {name!r}. Known sets: {', '.join(known)}; register "
+                "your own with lvt_d2.data.register_panoptic_dataset or register_semantic_dataset"
             )
+    return names
 
 
 def _check_same_classes(names: Sequence[str]) -> None:
     first = MetadataCatalog.get(names[0])
     for name in names[1:]:
         other = MetadataCatalog.get(name)
-        for key in ("thing_classes", "stuff_classes"):
+        for key in ("thing_classes", "stuff_classes", "reduce_zero_label"):
             if getattr(first, key, None) != getattr(other, key, None):
                 raise DatasetError(
                     f"{names[0]} and {name} have different {key}; sets that are used together must "
@@ -99,21 +123,21 @@ def _check_same_classes(names: Sequence[str]) -> None:
                 )
 
 
-def _check_model_classes(name: str, num_things: int | None, num_stuff: int | None) -> None:
+def _check_model_classes(
+    name: str,
+    num_things: int | None,
+    num_stuff: int | None,
+    what: str = 'stuff labels ("things" too)',
+) -> None:
     meta = MetadataCatalog.get(name)
     wrong, remedies = [], []
-    for classes, expected, key, what in (
+    for classes, expected, key, kind in (
         ("thing_classes", num_things, "model.roi_heads.num_classes", "things"),
-        (
-            "stuff_classes",
-            num_stuff,
-            "model.sem_seg_head.num_classes",
-            'stuff labels ("things" too)',
-        ),
+        ("stuff_classes", num_stuff, "model.sem_seg_head.num_classes", what),
     ):
         found = len(getattr(meta, classes, ()))
         if expected is not None and found and found != expected:
-            wrong.append(f"{key} is {expected}, but the set has {found} {what}")
+            wrong.append(f"{key} is {expected}, but the set has {found} {kind}")
             remedies.append(f"{key}={found}")
     if wrong:
         raise ConfigError(
@@ -158,8 +182,8 @@ def build_train_loader(
     would have seen; see `TrainLoader`.
 
     Args:
-        dataset: dicts of `get_panoptic_dicts`.
-        mapper: see `PanopticMapper`.
+        dataset: dicts of `get_panoptic_dicts` or `get_semantic_dicts`.
+        mapper: see `PanopticMapper` and `SemanticMapper`.
         total_batch_size: images per iteration over all processes.
         sampler: order of the images; None is Detectron2's endless, shuffled `TrainingSampler`.
         aspect_ratio_grouping: batch wide images with wide ones and tall ones with tall ones.
@@ -200,8 +224,9 @@ def build_test_loader(
     """Detectron2's test loader, every image once over all processes, with workers.
 
     Args:
-        dataset: dicts of `get_panoptic_dicts`, with ``filter_empty=False`` and ``min_size=0``.
-        mapper: see `PanopticMapper`.
+        dataset: dicts of `get_panoptic_dicts`, with ``filter_empty=False`` and ``min_size=0``, or
+            of `get_semantic_dicts`.
+        mapper: see `PanopticMapper` and `SemanticMapper`.
         batch_size: images at a time and process.
         num_workers: as in `build_train_loader`.
 

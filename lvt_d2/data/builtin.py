@@ -1,4 +1,4 @@
-"""Registers the panoptic sets that this project's configs name.
+"""Registers the sets that this project's configs name, panoptic and semantic.
 
 Their root is the folder in ``DETECTRON2_DATASETS``, by default ``datasets`` in the working
 directory, as for Detectron2's own sets; datasets/README.md shows the tree.
@@ -9,6 +9,7 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
+from lvt_d2.data.ade20k_meta import ADE20K_CLASSES, ADE20K_COLORS
 from lvt_d2.data.coco_panoptic import (
     IGNORE_LABEL,
     LABEL_DIVISOR,
@@ -16,6 +17,7 @@ from lvt_d2.data.coco_panoptic import (
     metadata_from_categories,
     register_with_metadata,
 )
+from lvt_d2.data.semantic_sets import register_every_category, register_semantic_dataset
 from lvt_d2.data.shapes_meta import SHAPES_CATEGORIES
 
 COCO_TEST_DEV = "lvt_coco_2017_test-dev"
@@ -70,20 +72,38 @@ def coco_sample_paths(root: str) -> dict[str, str]:
     }
 
 
+def ade20k_paths(root: str, split: str) -> dict[str, str | None]:
+    """Paths of one split of ADE20K as downloaded: ``train``, ``val`` or ``test`` (no labels)."""
+    if split == "test":
+        return {"image_root": os.path.join(root, "release_test/testing"), "sem_seg_root": None}
+    folder = {"train": "training", "val": "validation"}[split]
+    ade = os.path.join(root, "ADEChallengeData2016")
+    return {
+        "image_root": os.path.join(ade, "images", folder),
+        "sem_seg_root": os.path.join(ade, "annotations", folder),
+    }
+
+
 def register_builtin(root: str | None = None) -> None:
     """Register all sets under ``root`` (default: `datasets_root`); names that exist are kept."""
     root = datasets_root() if root is None else root
     coco = _get_builtin_metadata("coco_panoptic_separated")
     shapes = metadata_from_categories(SHAPES_CATEGORIES)
     for split in ("train", "val"):
-        _register(f"lvt_coco_2017_{split}_panoptic", coco, coco_paths(root, split))
-        _register(
-            f"shapes_{split}_panoptic",
-            shapes,
-            shapes_paths(root, split),
-            how_to_get=f"`python datasets/make_shapes.py --output {root}` makes this one",
-        )
-    _register("coco_sample_panoptic", coco, coco_sample_paths(root))
+        _register(f"lvt_coco_2017_{split}", coco, coco_paths(root, split))
+        how_to_get = f"`python datasets/make_shapes.py --output {root}` makes this one"
+        _register(f"shapes_{split}", shapes, shapes_paths(root, split), how_to_get)
+    _register("coco_sample", coco, coco_sample_paths(root))
+    for split in ("train", "val", "test"):
+        name = f"lvt_ade20k_sem_seg_{split}"
+        if name not in DatasetCatalog:
+            register_semantic_dataset(
+                name,
+                **ade20k_paths(root, split),
+                classes=ADE20K_CLASSES,
+                colors=ADE20K_COLORS,
+                reduce_zero_label=True,
+            )
     if COCO_TEST_DEV not in DatasetCatalog:
         paths = coco_test_paths(root)
         DatasetCatalog.register(COCO_TEST_DEV, lambda: load_test_images(**paths))
@@ -97,8 +117,13 @@ def register_builtin(root: str | None = None) -> None:
 
 
 def _register(name: str, meta: dict, paths: dict[str, str], how_to_get: str = "") -> None:
-    if name not in DatasetCatalog:
-        register_with_metadata(name, meta, **paths, how_to_get=how_to_get)
+    """Register ``<name>_panoptic``, and ``<name>_semantic`` where every category is a class."""
+    for suffix, register in (
+        ("panoptic", register_with_metadata),
+        ("semantic", register_every_category),
+    ):
+        if f"{name}_{suffix}" not in DatasetCatalog:
+            register(f"{name}_{suffix}", meta, **paths, how_to_get=how_to_get)
 
 
 def known_category_ids(name: str) -> frozenset[int]:

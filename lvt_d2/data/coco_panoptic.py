@@ -8,7 +8,7 @@ labels come from the PNGs while loading (`lvt_d2.data.PanopticMapper`).
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -58,7 +58,8 @@ def read_json(path: str, keys: tuple[str, ...]) -> dict:
     return content
 
 
-def _require_folder(path: str, what: str) -> None:
+def require_folder(path: str, what: str) -> None:
+    """Raise a DatasetFileNotFoundError that tells where sets are looked for."""
     if not PathManager.isdir(path):
         raise DatasetFileNotFoundError(
             f"the folder of {what}, {path}, does not exist. {where_datasets_are_looked_for()}"
@@ -131,8 +132,8 @@ def load_coco_panoptic(
         DatasetError: something is missing or broken; the message says what, where, and the remedy.
     """
     content = read_json(panoptic_json, ("images", "annotations", "categories"))
-    _require_folder(image_root, "images")
-    _require_folder(panoptic_root, "panoptic PNGs")
+    require_folder(image_root, "images")
+    require_folder(panoptic_root, "panoptic PNGs")
     try:
         _check_categories(content["categories"], meta, panoptic_json)
         images = {image["id"]: image for image in content["images"]}
@@ -199,7 +200,7 @@ def load_test_images(image_info_json: str, image_root: str) -> list[dict]:
         DatasetError: something is missing or broken; the message says what, where, and the remedy.
     """
     content = read_json(image_info_json, ("images",))
-    _require_folder(image_root, "images")
+    require_folder(image_root, "images")
     try:
         dicts = [
             {
@@ -241,7 +242,7 @@ def metadata_from_categories(categories: list[dict], source: str = "the categori
         raise DatasetError(f"{source} has no category with isthing 1; a panoptic set needs things")
 
     def colors(group: list[dict]) -> list[list[int]]:
-        return [list(c.get("color") or _spread_color(c["id"])) for c in group]
+        return [list(c.get("color") or spread_color(c["id"])) for c in group]
 
     # Detectron2 maps the semantic label 0 ("things") to itself; a real stuff category wins.
     stuff_ids = {0: 0, **{c["id"]: i for i, c in enumerate(stuff, start=1)}}
@@ -255,9 +256,23 @@ def metadata_from_categories(categories: list[dict], source: str = "the categori
     }
 
 
-def _spread_color(category_id: int) -> list[int]:
-    """A colour for a category that has none: multiples of primes spread over the cube."""
+def spread_color(category_id: int) -> list[int]:
+    """RGB of a category that has no colour: multiples of primes spread over the cube."""
     return [category_id * step % 206 + 50 for step in (67, 101, 149)]
+
+
+def register_loader(name: str, load: Callable[[], list[dict]], how_to_get: str = "") -> None:
+    """Register a set; ``how_to_get`` is a sentence for the error that says that it is missing."""
+
+    def load_or_tell_how() -> list[dict]:
+        try:
+            return load()
+        except DatasetFileNotFoundError as error:
+            if how_to_get:
+                raise DatasetFileNotFoundError(f"{error}. {how_to_get}") from error
+            raise
+
+    DatasetCatalog.register(name, load_or_tell_how)
 
 
 def register_with_metadata(
@@ -270,19 +285,14 @@ def register_with_metadata(
 ) -> None:
     """Register a panoptic set whose metadata is known; its files are opened on first use.
 
-    ``how_to_get`` is a sentence for the error that says that the set is missing.
+    ``how_to_get`` is as for `register_loader`.
     """
     meta = dict(meta)
 
     def load() -> list[dict]:
-        try:
-            return load_coco_panoptic(panoptic_json, image_root, panoptic_root, meta)
-        except DatasetFileNotFoundError as error:
-            if how_to_get:
-                raise DatasetFileNotFoundError(f"{error}. {how_to_get}") from error
-            raise
+        return load_coco_panoptic(panoptic_json, image_root, panoptic_root, meta)
 
-    DatasetCatalog.register(name, load)
+    register_loader(name, load, how_to_get)
     MetadataCatalog.get(name).set(
         panoptic_json=panoptic_json,
         image_root=image_root,

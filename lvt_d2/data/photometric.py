@@ -231,9 +231,10 @@ class PhotometricDistortion(Augmentation):
 
 
 def _factors(name: str, values: Sequence[float]) -> tuple[float, float]:
+    values = tuple(values)
     if len(values) != 2 or not 0 <= values[0] <= values[1]:
         raise ConfigError(
-            f"PhotometricDistortion's {name} is {tuple(values)}; expected the lowest and the "
-            "highest factor, 0 or more"
+            f"PhotometricDistortion's {name} is {values}; expected the lowest and the highest "
+            "factor, 0 or more"
         )
-    return values[0], values[1]
+    return values
