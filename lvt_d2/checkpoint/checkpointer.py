@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
-from lvt_d2.checkpoint.official import KINDS, convert_official, is_official
+from lvt_d2.checkpoint.official import KINDS, convert_official, find_state_dict, is_official
 from lvt_d2.checkpoint.safe_load import read_checkpoint, read_pickle
 from lvt_d2.errors import CheckpointError, CheckpointFileNotFoundError
 
@@ -23,12 +23,14 @@ _CLASSIFIER = {"cls_token", "class_blocks", "norm", "head", "aux_head"}  # besid
 class LVTCheckpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that tells what it can't load instead of training on without it.
 
-    ``load`` takes checkpoints of this project, official files as they were published, their
-    conversions by ``tools/convert_official.py``, bare state dicts, and Detectron's ``.pkl`` files.
+    ``load`` takes checkpoints of this project, those of timm's trainers, official files as they
+    were published, their conversions by ``tools/convert_official.py``, bare state dicts, and
+    Detectron's ``.pkl`` files.
 
     * Files are read without running what is pickled in them.
     * The weights must fit: a missing, unexpected or differently shaped entry is an error.
       ``path?matching_heuristics=True`` is Detectron2's way to load what fits and skip the rest.
+    * ``path?ema=True`` takes the averaged weights of a file that has them beside the others.
     * A file with an LVT alone, or with an ImageNet classifier, initialises the LVT of the model.
       The log says which parts keep their random weights.
 
@@ -42,7 +44,8 @@ class LVTCheckpointer(DetectionCheckpointer):
         """Load a file into the model, and what it has for them into the checkpointables.
 
         Args:
-            path: file or URL, optionally with ``?matching_heuristics=True``; empty loads nothing.
+            path: file or URL, optionally with ``?matching_heuristics=True``, ``?ema=True``, or both
+                joined by ``&``; empty loads nothing.
             checkpointables: names of those to load; None loads all that the file has.
 
         Returns:
@@ -57,9 +60,9 @@ class LVTCheckpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         # All that can fail is done before the parent's `load`, which Detectron2 can't repeat on
         # the same object once it was left by an error.
-        path, heuristics = _split_query(path)
+        path, heuristics, ema = _split_query(path)
         local_path = self.path_manager.get_local_path(path)
-        self._prepared = self._read(local_path)
+        self._prepared = self._read(local_path, ema)
         if heuristics:
             self._prepared["matching_heuristics"] = True
         self._is_partial = False
@@ -79,7 +82,7 @@ class LVTCheckpointer(DetectionCheckpointer):
             incompatible.missing_keys.clear()  # `_fit` has named them, in fewer words
         return incompatible
 
-    def _read(self, filename: str) -> dict[str, Any]:
+    def _read(self, filename: str, ema: bool = False) -> dict[str, Any]:
         if not os.path.isfile(filename):
             raise CheckpointFileNotFoundError(
                 f"Checkpoint {filename} does not exist. Correct the path (train.init_checkpoint), "
@@ -90,13 +93,15 @@ class LVTCheckpointer(DetectionCheckpointer):
         content = read_checkpoint(filename)
         if is_official(content):
             try:
-                converted = convert_official(content)
+                converted = convert_official(content, ema)
             except CheckpointError as error:
                 raise CheckpointError(f"Checkpoint {filename} was not loaded. {error}") from error
             logger.info("%s is an official file: %s", filename, KINDS[converted.kind])
             return {"model": converted.model, "lvt_d2": {"kind": converted.kind}}
         if not isinstance(content, Mapping):
             content = {"model": content}
+        elif ema or ("model" not in content and isinstance(content.get("state_dict"), Mapping)):
+            content = {"model": _trainers_weights(content, ema, filename)}
         elif "model" not in content:
             content = {"model": dict(content)}
         _check_weights(content["model"], filename)
@@ -132,16 +137,30 @@ class LVTCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = state
 
 
-def _split_query(path: str) -> tuple[str, bool]:
-    """The path without its query, and whether that asks for matching heuristics."""
+def _split_query(path: str) -> tuple[str, bool, bool]:
+    """The path without its query, and whether that has matching heuristics and averaged weights."""
     url = urlparse(path)
     query = parse_qs(url.query)
     heuristics = query.pop("matching_heuristics", ["False"]) == ["True"]
+    ema = query.pop("ema", ["False"]) == ["True"]
     if query:
         raise CheckpointError(
-            f"The path {path} asks for {', '.join(query)}; only ?matching_heuristics=True is known."
+            f"The path {path} asks for {', '.join(query)}; only ?matching_heuristics=True and "
+            "?ema=True are known."
         )
-    return url._replace(query="").geturl(), heuristics
+    return url._replace(query="").geturl(), heuristics, ema
+
+
+def _trainers_weights(content: Mapping[str, Any], ema: bool, filename: str) -> dict[str, Any]:
+    """Weights in a checkpoint of timm's layout, which stand beside an optimizer and averages."""
+    try:
+        key, state = find_state_dict(content, ema)
+    except CheckpointError as error:
+        raise CheckpointError(f"Checkpoint {filename} was not loaded. {error}") from error
+    logger.info("Taking %s of %s", key, filename)
+    if not ema and "state_dict_ema" in content:
+        logger.info("It holds averaged weights, too: append '?ema=True' to its path for these")
+    return state
 
 
 def _read_detectron_pickle(filename: str) -> dict[str, Any]:
@@ -182,13 +201,16 @@ def _lvt_prefix(names: Iterable[str]) -> str | None:
 
 
 def _kind(names: Iterable[str], lvt: str | None) -> str | None:
-    """``backbone`` for an LVT alone, ``classifier`` for one with its heads, None for all else."""
+    """``backbone`` for an LVT alone, a classifier's name for one with heads, None for all else."""
     if lvt is None:
         return None
-    others = {name.split(".")[0] for name in names if not name.startswith(f"{lvt}stages.")}
+    others = [name for name in names if not name.startswith(f"{lvt}stages.")]
     if not others:
         return "backbone"
-    return "classifier" if others <= _CLASSIFIER and "cls_token" in others else None
+    if all(name.startswith("head.fc.") for name in others):
+        return "pooled classifier"
+    parts = {name.split(".")[0] for name in others}
+    return "classifier" if parts <= _CLASSIFIER and "cls_token" in parts else None
 
 
 def _rename_lvt(

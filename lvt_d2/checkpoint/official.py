@@ -112,7 +112,8 @@ def detect_kind(names: Mapping[str, Any]) -> str | None:
 def find_state_dict(checkpoint: Any, ema: bool = False) -> tuple[str, dict[str, Tensor]]:
     """The state dict inside of a checkpoint's containers, and the key it stood under.
 
-    Prefixes ``module.`` of data-parallel training are removed from its names.
+    Prefixes that training puts before all names are removed: ``module.`` of data-parallel models,
+    ``_orig_mod.`` of compiled ones.
 
     Raises:
         CheckpointError: there is none, or none of averaged weights where ``ema`` asks for it.
@@ -127,7 +128,7 @@ def find_state_dict(checkpoint: Any, ema: bool = False) -> tuple[str, dict[str, 
     elif ema:
         raise CheckpointError(
             "The checkpoint holds no averaged weights (state_dict_ema); it has "
-            f"{_some([str(k) for k in checkpoint])}. Leave out --ema."
+            f"{_some([str(k) for k in checkpoint])}. Ask for the others, without ema."
         )
     else:
         key, state = "", checkpoint
@@ -138,8 +139,9 @@ def find_state_dict(checkpoint: Any, ema: bool = False) -> tuple[str, dict[str, 
             f"tensors ({_some(wrong)}). Expected parameter names and tensors, bare or under "
             "'state_dict'."
         )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return key, dict(state)
 
 
