@@ -24,9 +24,15 @@ Keys of the config that are read here (everything else belongs to the model and 
     train.seed                  of everything random, below 0 for another one every time
     train.cudnn_benchmark       let cuDNN try its algorithms for every new input size
     train.amp.enabled, .dtype   mixed precision, "float16" or "bfloat16"
+    train.accumulate            batches whose gradients are averaged into one iteration's
+    train.ema.enabled, .decay   average the weights: share of the average that an iteration keeps
+    train.ema.evaluate          evaluate the averaged weights, and keep the best of them
     train.ddp.*                 arguments of DistributedDataParallel, and ``fp16_compression``
     train.checkpointer.period, .max_to_keep
                                 iterations between two checkpoints; how many of them to keep
+    train.best_checkpointer.val_metric, .mode
+                                keep model_best.pth: by which metric of metrics.json ("" for none),
+                                and whether "max" or "min" of it is the best
     train.eval_period           iterations between two evaluations, 0 for only one at the end
     train.log_period            iterations between two lines of the log
 """
@@ -39,21 +45,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is not installed
 
 import lvt_d2  # noqa: I001  decides which engine answers to the imports below
-from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, hooks
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from lvt_d2.checkpoint import LVTCheckpointer
 from lvt_d2.engine import (
-    Trainer,
-    amp_dtype,
     build,
     check_output_dir,
     check_weights,
     evaluate,
     launch,
     load_config,
-    make_settings_plain,
-    writer_hooks,
+    train,
 )
 from lvt_d2.errors import LVTError
 from lvt_d2.engine.launch import report
@@ -87,51 +90,15 @@ def build_model(cfg: DictConfig):
 def do_eval(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Evaluate ``train.init_checkpoint``, or with ``--resume`` the last checkpoint."""
     model = build_model(cfg)
-    checkpointer = LVTCheckpointer(model, cfg.train.output_dir)
+    averaged = cfg.train.ema.enabled and cfg.train.ema.evaluate
+    checkpointer = LVTCheckpointer(model, cfg.train.output_dir, averaged=averaged)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     evaluate(model, cfg.dataloader, cfg.train.output_dir)
 
 
 def do_train(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train, evaluating on the way and at the end."""
-    model = build_model(cfg)
-    cfg.optimizer.params.model = model
-    optimizer = make_settings_plain(build(cfg.optimizer, "optimizer"))
-    data_loader = build(cfg.dataloader.train, "dataloader.train")
-
-    ddp = dict(cfg.train.ddp)
-    if cfg.train.device == "cpu":
-        ddp["device_ids"] = None
-    model = create_ddp_model(model, **ddp)
-    trainer = Trainer(
-        model,
-        data_loader,
-        optimizer,
-        amp_dtype(cfg.train.amp.enabled, cfg.train.amp.get("dtype", "float16")),
-    )
-    checkpointer = LVTCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(
-                cfg.train.eval_period,
-                lambda: evaluate(model, cfg.dataloader, cfg.train.output_dir),
-            ),
-            *(
-                writer_hooks(cfg.train.output_dir, cfg.train.max_iter, cfg.train.log_period)
-                if main
-                else []
-            ),
-        ]
-    )
-
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-    resumed = args.resume and checkpointer.has_checkpoint()
-    # The checkpoint holds the iteration that was just done.
-    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    train(cfg, build_model(cfg), args.resume)
 
 
 def main(args: argparse.Namespace) -> None:

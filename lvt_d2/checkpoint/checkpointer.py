@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
-from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvt_d2.checkpoint.official import KINDS, convert_official, find_state_dict, is_official
 from lvt_d2.checkpoint.safe_load import read_checkpoint, read_pickle
+from lvt_d2.checkpoint.saving import AtomicCheckpointer
 from lvt_d2.errors import CheckpointError, CheckpointFileNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _LVT_MARK = "stages.0.patch_embed.proj.weight"  # its prefix tells where a model
 _CLASSIFIER = {"cls_token", "class_blocks", "norm", "head", "aux_head"}  # beside the LVT
 
 
-class LVTCheckpointer(DetectionCheckpointer):
+class LVTCheckpointer(AtomicCheckpointer):
     """``DetectionCheckpointer`` that tells what it can't load instead of training on without it.
 
     ``load`` takes checkpoints of this project, those of timm's trainers, official files as they
@@ -33,12 +33,34 @@ class LVTCheckpointer(DetectionCheckpointer):
     * ``path?ema=True`` takes the averaged weights of a file that has them beside the others.
     * A file with an LVT alone, or with an ImageNet classifier, initialises the LVT of the model.
       The log says which parts keep their random weights.
+    * Resuming takes the last checkpoint that can be read, with a warning if that is not the one
+      that ``last_checkpoint`` names.
 
-    Saving and resuming are Detectron2's. Constructor arguments are those of the parent.
+    Saving is described by `AtomicCheckpointer`; constructor arguments are those of
+    ``DetectionCheckpointer``, and ``averaged``.
+
+    Args:
+        averaged: put the averaged weights (``train.ema``) of files that have them into the model.
+
+    Attributes:
+        resumed_from: path of the checkpoint that `resume_or_load` went on from, if it did.
     """
 
     _prepared: dict[str, Any] | None = None  # content of the file that is being loaded
     _is_partial = False  # whether that initialises the LVT only
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        averaged: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.averaged = averaged
+        self.resumed_from: str | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file into the model, and what it has for them into the checkpointables.
@@ -58,16 +80,58 @@ class LVTCheckpointer(DetectionCheckpointer):
         """
         if not path:
             return super().load(path, checkpointables)
+        path, heuristics, ema = _split_query(path)
+        content = self._read(self.path_manager.get_local_path(path), ema)
+        if heuristics:
+            content["matching_heuristics"] = True
+        return self._load_content(path, content, checkpointables)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last good checkpoint of the folder if it has any, or the weights of a file.
+
+        Args:
+            path: as in `load`, for the model alone; used where nothing is to be resumed.
+            resume: look for a checkpoint first, and load the checkpointables too.
+
+        Raises:
+            CheckpointError: none of the folder's checkpoints can be read, or as `load` does.
+        """
+        self.resumed_from = None
+        candidates = self.resume_candidates() if resume else []
+        for candidate in candidates:
+            try:
+                content = self._read(candidate)
+            except CheckpointError as error:
+                logger.warning("Not resumed from %s, but from one before it: %s", candidate, error)
+                continue
+            if candidate == self.tagged_checkpoint() or self._is_complete(content):
+                logger.info("Resuming from %s", candidate)
+                extra = self._load_content(candidate, content, None)
+                self.resumed_from = candidate
+                return extra
+        if self.tagged_checkpoint():
+            names = _first([os.path.basename(name) for name in candidates])
+            raise CheckpointError(
+                f"None of the checkpoints of {self.save_dir} can be resumed from ({names}). Leave "
+                "out --resume to start anew, or give another train.output_dir"
+            )
+        return self.load(path, checkpointables=[])
+
+    def _is_complete(self, content: dict[str, Any]) -> bool:
+        """Whether a file has all that is to be resumed, not weights alone."""
+        return "iteration" in content and all(name in content for name in self.checkpointables)
+
+    def _load_content(
+        self, path: str, content: dict[str, Any], checkpointables: list[str] | None
+    ) -> dict[str, Any]:
         # All that can fail is done before the parent's `load`, which Detectron2 can't repeat on
         # the same object once it was left by an error.
-        path, heuristics, ema = _split_query(path)
-        local_path = self.path_manager.get_local_path(path)
-        self._prepared = self._read(local_path, ema)
-        if heuristics:
-            self._prepared["matching_heuristics"] = True
+        if self.averaged and "ema" in content:
+            _take_averaged(content, path)
         self._is_partial = False
-        if not self._prepared.get("matching_heuristics", False):
-            self._fit(self._prepared, path)
+        if not content.get("matching_heuristics", False):
+            self._fit(content, path)
+        self._prepared = content
         try:
             return super().load(path, checkpointables)
         finally:
@@ -100,6 +164,9 @@ class LVTCheckpointer(DetectionCheckpointer):
             return {"model": converted.model, "lvt_d2": {"kind": converted.kind}}
         if not isinstance(content, Mapping):
             content = {"model": content}
+        elif ema and "model" in content and "ema" in content:
+            content = dict(content)
+            _take_averaged(content, filename)
         elif ema or ("model" not in content and isinstance(content.get("state_dict"), Mapping)):
             content = {"model": _trainers_weights(content, ema, filename)}
         elif "model" not in content:
@@ -135,6 +202,16 @@ class LVTCheckpointer(DetectionCheckpointer):
                 "with, or append '?matching_heuristics=True' to its path to load what fits."
             )
         checkpoint["model"] = state
+
+
+def _take_averaged(content: dict[str, Any], path: str) -> None:
+    """Put the averaged weights into the model's place."""
+    logger.info("Taking the averaged weights of %s", path)
+    content["model"] = {
+        name.removeprefix("module."): value
+        for name, value in content["ema"].items()
+        if name.startswith("module.")
+    }
 
 
 def _split_query(path: str) -> tuple[str, bool, bool]:

@@ -47,7 +47,8 @@ def check_weights(train: DictConfig, resume: bool) -> None:
             "--eval-only has no weights to evaluate: train.init_checkpoint is empty. Give "
             "train.init_checkpoint=FILE, or --resume for the last checkpoint of train.output_dir"
         )
-    if not os.path.isfile(os.path.join(train.output_dir, "last_checkpoint")):
+    folder = Path(train.output_dir)
+    if not (folder / "last_checkpoint").is_file() and not any(folder.glob("*.pth")):
         raise ConfigError(
             f"--eval-only --resume has no weights to evaluate: {train.output_dir} has no "
             "checkpoint. Give the train.output_dir of a training, or train.init_checkpoint=FILE "

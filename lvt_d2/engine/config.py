@@ -11,35 +11,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvt_d2.engine.launch import is_gpu
+from lvt_d2.engine.train_keys import add_missing_keys, check_train
 from lvt_d2.errors import ConfigError, ConfigFileNotFoundError
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 """What a config of the training tool must define."""
-
-TRAIN_KEYS = (
-    "output_dir",
-    "init_checkpoint",
-    "max_iter",
-    "device",
-    "amp",
-    "ddp",
-    "checkpointer",
-    "eval_period",
-    "log_period",
-)
-"""What its ``train`` must have: the keys of Detectron2's own ``common/train.py``."""
-
-_ITERATIONS = {"max_iter": 1, "log_period": 1, "eval_period": 0, "checkpointer.period": 1}
-"""Those that count iterations, and the least that they can be."""
-
-_KINDS = (
-    ("output_dir", str, "a path"),
-    ("init_checkpoint", (str, type(None)), "a path"),
-    ("ddp", DictConfig, "arguments of DistributedDataParallel, as in configs/common/train.py"),
-    ("amp.enabled", bool, "True or False"),
-)
-"""Others whose wrong values would show late or never."""
 
 _SUFFIXES = (".py", ".yaml", ".yml")
 
@@ -61,10 +37,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     except Exception as error:
         raise ConfigError(f"{path} can't be loaded: {_where(error, path)}") from error
     _check_sections(config, path)
+    add_missing_keys(config.train)
     apply_overrides(config, overrides)
     _check_sections(config, path)  # an override can have made one null
     try:
-        _check_train(config.train, path)
+        check_train(config.train, path)
     except OmegaConfBaseException as error:
         raise ConfigError(f"train of {path} can't be read: {_one_line(error)}") from error
     return config
@@ -80,36 +57,6 @@ def _check_sections(config: DictConfig, path: str) -> None:
             f"{path} does not define {', '.join(missing)}, only {', '.join(found) or 'nothing'}. "
             f"A config of this tool defines {', '.join(SECTIONS)}, as configs/panoptic_lvt.py does"
         )
-
-
-def _check_train(train: DictConfig, path: str) -> None:
-    missing = [key for key in TRAIN_KEYS if key not in train]
-    if missing:
-        raise ConfigError(
-            f"train of {path} lacks {', '.join(missing)}; start from configs/common/train.py"
-        )
-    for key, least in _ITERATIONS.items():
-        value = OmegaConf.select(train, key)
-        if type(value) is not int or value < least:
-            raise ConfigError(
-                f"train.{key} is {value!r}; expected a whole number of iterations, {least} or more"
-            )
-    for key, kinds, expected in _KINDS:
-        value = OmegaConf.select(train, key)
-        if not isinstance(value, kinds):
-            raise ConfigError(f"train.{key} is {value!r}; expected {expected}")
-    kept = OmegaConf.select(train, "checkpointer.max_to_keep", default=None)
-    if kept is not None and (type(kept) is not int or kept < 1):
-        raise ConfigError(
-            f"train.checkpointer.max_to_keep is {kept!r}; expected a number of checkpoints, 1 or "
-            "more, or null to keep them all"
-        )
-    seed = train.get("seed", -1)
-    if type(seed) is not int:
-        raise ConfigError(
-            f"train.seed is {seed!r}; expected a whole number, below 0 for another one every time"
-        )
-    is_gpu(train.device)
 
 
 def _check_file(path: str) -> None:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lvt_d2.engine.build import build
 from lvt_d2.errors import ConfigError
+from lvt_d2.randomness import random_states_kept
 
 RESULTS_FILE = "results.json"
 
@@ -21,7 +22,8 @@ RESULTS_FILE = "results.json"
 def evaluate(model: nn.Module, dataloader: DictConfig, output_dir: str) -> OrderedDict:
     """Run ``dataloader.test`` through the model and ``dataloader.evaluator``; log the tables.
 
-    Every process calls it. The model is back in its mode afterwards, whatever happens.
+    Every process calls it. The model is back in its mode afterwards, whatever happens, and so are
+    the random number generators: a training draws the same numbers however often it is evaluated.
 
     Args:
         model: wrapped in DistributedDataParallel or not.
@@ -36,7 +38,8 @@ def evaluate(model: nn.Module, dataloader: DictConfig, output_dir: str) -> Order
         model = model.module  # its processes may have different numbers of images to predict
     was_training = model.training
     try:
-        results = _results(model, dataloader)
+        with random_states_kept():
+            results = _results(model, dataloader)
     finally:
         model.train(was_training)
     if comm.is_main_process():

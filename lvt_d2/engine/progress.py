@@ -12,11 +12,12 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import (
     EventStorage,
     EventWriter,
-    JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
 from tqdm import tqdm
+
+from lvt_d2.engine.metrics_file import MetricsFile
 
 logger = logging.getLogger(__name__)
 
@@ -24,21 +25,33 @@ _LOGGERS = ("detectron2", "fvcore", "lvt_d2")
 _REFRESH_SECONDS = 0.2
 
 
-def writer_hooks(output_dir: str, max_iter: int, log_period: int) -> list[HookBase]:
+def writer_hooks(
+    output_dir: str, max_iter: int, log_period: int, resume_iter: int | None = None
+) -> list[HookBase]:
     """Hooks that report training: the progress bar, ``metrics.json`` and TensorBoard.
 
     Args:
         output_dir: folder of the files; made if it does not exist.
         max_iter: iterations of the whole training.
         log_period: iterations between two lines of log and files.
+        resume_iter: the iteration that a resumed training goes on with; what the files say of it
+            and later ones is cut or hidden. None for a new training.
     """
     os.makedirs(output_dir, exist_ok=True)
     files = [
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
+        MetricsFile(os.path.join(output_dir, "metrics.json"), resume_iter),
+        TensorboardXWriter(output_dir, purge_step=resume_iter),
     ]
+
+    def catch_up(trainer) -> None:
+        """Write what was due when training was interrupted, and is in no file."""
+        if trainer.start_iter > 0 and trainer.start_iter % log_period == 0:
+            for writer in files:
+                writer.write()
+
     return [
         hooks.PeriodicWriter([ProgressBar(max_iter, log_period)], period=1),
+        hooks.CallbackHook(before_train=catch_up),
         hooks.PeriodicWriter(files, period=log_period),
     ]
 

@@ -1,16 +1,17 @@
-"""The training step: mixed precision on any device, and plain words on losses gone wrong."""
+"""The training step: mixed precision, accumulation, and plain words on losses gone wrong."""
 
 import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lvt_d2.errors import ConfigError, LVTError, NonFiniteLossError
 
@@ -29,7 +30,7 @@ def amp_dtype(enabled: bool, name: str) -> torch.dtype | None:
 
 
 class Trainer(SimpleTrainer):
-    """Detectron2's `SimpleTrainer` with mixed precision on CPU and GPU.
+    """Detectron2's `SimpleTrainer` with mixed precision on CPU and GPU, and accumulation.
 
     A step whose loss is NaN or infinite on any process raises the same `NonFiniteLossError` on
     all of them, before a parameter is touched. A model that refuses to compute a loss
@@ -40,6 +41,8 @@ class Trainer(SimpleTrainer):
         data_loader: batches without end.
         optimizer: of the model's parameters.
         amp_dtype: of the forward pass; float16 brings a gradient scaler with it. None: float32.
+        accumulate: batches of an iteration. Their gradients and losses are averaged, as those of
+            one batch that many times as large (but for BatchNorm, which sees each by itself).
     """
 
     def __init__(
@@ -48,13 +51,16 @@ class Trainer(SimpleTrainer):
         data_loader,
         optimizer: torch.optim.Optimizer,
         amp_dtype: torch.dtype | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
+        self.accumulate = accumulate
         self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=amp_dtype == torch.float16
         )
+        self._batches = self._iterated = None
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations ``start_iter .. max_iter - 1``."""
@@ -70,22 +76,37 @@ class Trainer(SimpleTrainer):
         """
         if not self.model.training:
             raise RuntimeError("The model is in evaluation mode; call model.train() to go on")
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
-        losses = self._losses(batch)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        batches, parts, data_time = [], [], 0.0
+        for number in range(self.accumulate):
+            start = time.perf_counter()
+            batches.append(self._next_batch())
+            data_time += time.perf_counter() - start
+            with self._gradients_sent(number == self.accumulate - 1):
+                parts.append(self._losses(batches[-1]))
+                loss = sum(parts[-1].values()) / self.accumulate
+                self.grad_scaler.scale(loss).backward()
         self.after_backward()
 
         # After the backward pass, so that a GPU has work while we wait for the losses.
-        self._refuse_non_finite(losses, batch)
+        losses = _mean(parts)
+        self._refuse_non_finite(losses, batches)
         SimpleTrainer.write_metrics(losses, data_time, self.iter)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _losses(self, batch) -> dict[str, torch.Tensor]:
+    def _next_batch(self):
+        if self._iterated is not self.data_loader:
+            self._batches, self._iterated = iter(self.data_loader), self.data_loader
+        return next(self._batches)
+
+    def _gradients_sent(self, sent: bool):
+        """Context of a backward pass whose gradients go to the other processes, or wait."""
+        if sent or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
+
+    def _losses(self, batch) -> dict[str, Tensor]:
         with torch.autocast(
             self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
         ):
@@ -93,18 +114,18 @@ class Trainer(SimpleTrainer):
                 losses = self.model(batch)
             except FloatingPointError as error:
                 raise self._diverged(error, batch) from error
-        return {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     def _diverged(self, error: FloatingPointError, batch) -> NonFiniteLossError:
         text = " ".join(str(error).split()).rstrip(".")
         refusal = NonFiniteLossError(
             f"At iteration {self.iter} the model gave no loss ({text}). "
-            + _advice(_image_names(batch), self.optimizer.param_groups[0]["lr"])
+            + _advice(_image_names([batch]), self.optimizer.param_groups[0]["lr"])
         )
         refusal.on_all_ranks = False  # the others wait for this process's gradients
         return refusal
 
-    def _refuse_non_finite(self, losses: dict[str, torch.Tensor], batch) -> None:
+    def _refuse_non_finite(self, losses: dict[str, Tensor], batches: list) -> None:
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
         bad = (~values.isfinite()).any().to(torch.int32)
         if comm.get_world_size() > 1:
@@ -112,7 +133,7 @@ class Trainer(SimpleTrainer):
         if not bad.item():
             return
         mine = dict(zip(losses, values.tolist(), strict=True))
-        reports = comm.all_gather((mine, _image_names(batch)))
+        reports = comm.all_gather((mine, _image_names(batches)))
         raise NonFiniteLossError(
             _describe_non_finite(self.iter, reports, self.optimizer.param_groups[0]["lr"])
         )
@@ -131,10 +152,16 @@ class Trainer(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def _image_names(batch) -> list[str]:
-    if not isinstance(batch, (list, tuple)):
-        return []
-    return [str(image["file_name"]) for image in batch if "file_name" in image]
+def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Losses averaged over the batches of an iteration, without their graphs."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]}
+
+
+def _image_names(batches: list) -> list[str]:
+    images = [image for batch in batches if isinstance(batch, (list, tuple)) for image in batch]
+    return [str(image["file_name"]) for image in images if "file_name" in image]
 
 
 def _describe_non_finite(iteration: int, reports: list, lr: float) -> str:

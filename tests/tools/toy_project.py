@@ -1,5 +1,9 @@
 """A model, loaders and an evaluator so small that whole trainings take a second."""
 
+import random
+import time
+
+import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -7,16 +11,21 @@ from torch import nn
 
 
 class ToyModel(nn.Module):
-    """Learns the sum of its two inputs."""
+    """Learns the sum of its two inputs.
 
-    def __init__(self):
+    Args:
+        dropout: share of the inputs that are dropped in training.
+    """
+
+    def __init__(self, dropout=0.0):
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.layer = nn.Linear(2, 1)
         nn.init.zeros_(self.layer.weight)
 
     def forward(self, batch):
         x = torch.stack([image["image"] for image in batch]).to(self.layer.weight.device)
-        y = self.layer(x)[:, 0]
+        y = self.layer(self.dropout(x))[:, 0]
         if not self.training:
             return [{"sum": value} for value in y]
         error = y - x.sum(dim=1)
@@ -32,26 +41,55 @@ def _image(index: int, poison: bool = False) -> dict:
     }
 
 
+def toy_dicts(count):
+    """A data set of wide and tall images."""
+    return [{"image_id": i, "width": 2 + i % 3, "height": 3} for i in range(count)]
+
+
+class JitteredImages:
+    """Mapper that draws from all generators, as augmentations do.
+
+    Args:
+        seconds: that it takes.
+    """
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def __call__(self, image):
+        time.sleep(self.seconds)
+        mapped = _image(image["image_id"])
+        mapped["image"] *= random.uniform(0.9, 1.1) * np.random.uniform(0.9, 1.1)
+        mapped["image"] += 0.1 * torch.rand(2)
+        return mapped
+
+
 class TrainLoader:
     """Batches without end; one image of iteration ``poison_at`` is NaN.
 
     Args:
         batch_size: images of all processes together.
-        poison_at: iteration, counted from this loader's start; below 0 for none.
+        poison_at: iteration; below 0 for none.
         poison_rank: process that has the poisoned image.
     """
 
     def __init__(self, batch_size=4, poison_at=-1, poison_rank=0):
         self.batch_size, self.poison_at, self.poison_rank = batch_size, poison_at, poison_rank
+        self.iteration = 0
+
+    def state_dict(self):
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state):
+        self.iteration = state["iteration"]
 
     def __iter__(self):
         rank, share = comm.get_rank(), self.batch_size // comm.get_world_size()
-        iteration = 0
         while True:
+            iteration, self.iteration = self.iteration, self.iteration + 1
             first = iteration * self.batch_size + rank * share
             poison = iteration == self.poison_at and rank == self.poison_rank
             yield [_image(i, poison and i == first) for i in range(first, first + share)]
-            iteration += 1
 
 
 class TestLoader:
