@@ -273,22 +273,25 @@ def _resized_rows(
     Returns:
         (K, stop - start, W).
     """
+    if height == size[0]:
+        return _resized_width(read_rows(start, stop), size[1])
     # In single precision and in this order, as PyTorch's own kernels find the two rows to mix.
     at = (torch.arange(start, stop, dtype=torch.float32) + 0.5) * (height / size[0]) - 0.5
     at = at.clamp(min=0)
     upper = at.long().clamp(max=height - 1)
     lower = (upper + 1).clamp(max=height - 1)
     first, last = int(upper[0]), int(lower[-1])
-    rows = read_rows(first, last + 1)
-    if rows.shape[-1] != size[1]:
-        rows = F.interpolate(
-            rows[None], size=(rows.shape[1], size[1]), mode="bilinear", align_corners=False
-        )[0]
-    if height == size[0]:
-        return rows
+    rows = _resized_width(read_rows(first, last + 1), size[1])
     weight = (at - upper).to(rows)[:, None]
     upper, lower = ((i - first).to(rows.device) for i in (upper, lower))
     return torch.lerp(rows[:, upper], rows[:, lower], weight)
+
+
+def _resized_width(rows: Tensor, width: int) -> Tensor:
+    if rows.shape[-1] == width:
+        return rows
+    size = (rows.shape[1], width)
+    return F.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
