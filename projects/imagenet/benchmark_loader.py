@@ -2,8 +2,9 @@
 """Times loading with token labels against timm's plain loader with the same augmentation.
 
 The loaders take turns, so that whatever else the machine does falls on all of them; a figure is the
-median over turns, a ratio the median of ratios within a turn. Without DATA, noisy JPEGs of
-ImageNet's usual size and random label maps are made in a temporary folder.
+median over turns, a ratio the median of ratios within a turn. With --workers 0 it counts CPU time,
+which other work on the machine disturbs less. Without DATA, noisy JPEGs of ImageNet's usual size
+are made in a temporary folder; label maps are random.
 
     python projects/imagenet/benchmark_loader.py --images 512 --workers 2
 """
@@ -19,7 +20,6 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent
 sys.path[:0] = [str(PROJECT), str(PROJECT.parents[1])]  # a checkout needs no installation
 
-import lvt_d2  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from lvt_imagenet.token_labels import (  # noqa: E402
@@ -33,6 +33,8 @@ from lvt_imagenet.token_labels import (  # noqa: E402
 from PIL import Image  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from timm.data import create_dataset, create_loader  # noqa: E402
+
+import lvt_d2  # noqa: E402, F401
 
 AUGMENTATION = {  # of LVT's recipe
     "auto_augment": "rand-m9-mstd0.5-inc1",
@@ -69,16 +71,18 @@ def make_labels(images: Path, root: Path, num_classes: int, seed: int) -> None:
     save_compact(root / "compact/labels.tokenlabels", compact, num_classes)
 
 
-def measure(loaders: dict[str, Iterable], images: int, turns: int) -> dict[str, list[float]]:
+def measure(
+    loaders: dict[str, Iterable], images: int, turns: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Images/s of every loader in every turn, after one that does not count."""
     speeds: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(turns + 1):
         for name, loader in loaders.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in loader:
                 pass
             if turn:
-                speeds[name].append(images / (time.perf_counter() - start))
+                speeds[name].append(images / (clock() - start))
     return speeds
 
 
@@ -113,7 +117,6 @@ def main(argv: list[str] | None = None) -> None:
             **AUGMENTATION,
             "num_workers": args.workers,
             "device": device,
-            "use_multi_epochs_loader": args.workers > 0,  # workers live from turn to turn
         }
         target = TokenLabelTarget(args.num_classes, args.img_size // 32)
 
@@ -133,10 +136,12 @@ def main(argv: list[str] | None = None) -> None:
             "targets on the device, compact": labelled("compact", target),
         }
         count = len(next(iter(loaders.values()))) * args.batch_size
-        speeds = measure(loaders, count, args.turns)
+        clock = time.perf_counter if args.workers else time.process_time
+        speeds = measure(loaders, count, args.turns, clock)
     print(
         f"{count} images a turn, {args.turns} turns, batches of {args.batch_size}, "
-        f"{args.workers} workers, {args.num_classes} classes, device {device}"
+        f"{args.workers} workers, {args.num_classes} classes, device {device}; "
+        f"{'wall-clock' if args.workers else 'CPU'} time"
     )
     print(table(speeds))
 

@@ -9,7 +9,10 @@ from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
 from lvt_d2.errors import ConfigError
+from lvt_imagenet import posterize
 from lvt_imagenet.token_labels.batch import View
+
+posterize.install()  # before a policy is made: Pillow 13 refuses what timm asks of it
 
 _GEOMETRIC = (
     RandomResizedCropAndInterpolation,
