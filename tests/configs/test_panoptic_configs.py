@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from lvt_d2.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "common" not in p.parts)
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*panoptic*.py") if "common" not in p.parts)
 KEYS = {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
 
 
