@@ -1,0 +1,177 @@
+#!/usr/bin/env python
+"""Trains an image classifier, LVT by the published recipe if nothing else is said.
+
+    train.py DATA --token-labels LABELS                        the published recipe, one process
+    torchrun --nproc-per-node 8 train.py DATA ...              the same on 8 GPUs
+    train.py DATA --config configs/digits.yaml --epochs 10     other settings
+
+DATA is a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or what --dataset says. Settings are
+those of configs/lvt_imagenet.yaml, changed by the file of --config and then by options; every key
+of such a file is an option and the other way round (in brackets: the published value). All numbers
+are for one process, lr for all of them together.
+
+The output folder gets last.pth (to --resume from), best.pth (weights of the best evaluation, for
+validate.py, --init-checkpoint, and the Detectron2 configs as train.init_checkpoint), epoch-*.pth,
+metrics.csv, TensorBoard files and log.txt. The exit status is 2 for mistakes of the command line
+and the config, 1 for data, checkpoints, and losses that are not finite, 130 after Ctrl-C.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where it is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import lvt_d2  # noqa: F401, I001  decides which engine answers, and registers LVT's models in timm
+import torch
+from detectron2.utils.logger import setup_logger
+from lvt_d2.engine.checks import check_output_dir
+from lvt_d2.errors import ConfigError
+from lvt_imagenet import distributed
+from lvt_imagenet.data import class_names, count_classes, open_train, open_validation
+from lvt_imagenet.evaluation import evaluate
+from lvt_imagenet.loaders import Loader, eval_loader, train_loader
+from lvt_imagenet.models import create_model, read_weights, start_from
+from lvt_imagenet.settings import read_settings
+from lvt_imagenet.records import Records
+from lvt_imagenet.samples import seed_all
+from lvt_imagenet.store import Store
+from lvt_imagenet.training import Trainer
+
+logger = logging.getLogger("lvt_imagenet.train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit status."""
+    return distributed.run(
+        lambda: train(read_settings(argv, __doc__)),
+        "; --resume goes on from the last checkpoint",
+    )
+
+
+def train(settings: argparse.Namespace) -> None:
+    """What every process does."""
+    store = Store(settings.output, settings.keep)
+    check_output(settings, store)
+    device = distributed.pick_device(settings.device)
+    distributed.connect(device)
+    setup_logger(settings.output, distributed.rank(), name="lvt_imagenet")
+
+    dataset = open_train(settings)
+    classes = class_names(dataset)
+    num_classes = count_classes(settings, classes)
+    seed_all(settings.seed, device)
+    model = create_model(settings, num_classes)
+    resume = settings.resume and store.last.exists()
+    if settings.init_checkpoint and not resume:
+        weights = read_weights(settings.init_checkpoint, settings.init_ema)
+        start_from(model, weights, classes)
+    model.to(device)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+    trainer = Trainer(
+        model, train_loader(dataset, settings, num_classes, device), settings, classes
+    )
+    validation = None
+    if settings.val_split is not None:
+        part = open_validation(settings, classes)
+        validation = eval_loader(part, settings, num_classes, device)
+    if resume:
+        trainer.load_state(store.load(), str(store.last))
+    tell(trainer, dataset, resume)
+    fit(trainer, validation, store)
+
+
+def check_output(settings: argparse.Namespace, store: Store) -> None:
+    """Refuse a folder that can't be written, or that holds another training.
+
+    Raises:
+        ConfigError: it does.
+    """
+    check_output_dir(settings.output)
+    if store.last.exists() and not settings.resume:
+        raise ConfigError(
+            f"{settings.output} holds a training already ({store.last.name}); go on with it by "
+            "--resume, or give another --output"
+        )
+
+
+def tell(trainer: Trainer, dataset, resume: bool) -> None:
+    """Log what is about to happen."""
+    settings, world = trainer.settings, distributed.world_size()
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    logger.info("Settings: %s", vars(settings))
+    logger.info(
+        "%s of %s parameters, %d classes, on %s; %d images, %d updates of %d x %d x %d an epoch",
+        settings.model,
+        f"{parameters:,}",
+        trainer.model.num_classes,
+        trainer.device,
+        len(dataset),
+        trainer.updates,
+        world,
+        settings.grad_accum_steps,
+        settings.batch_size,
+    )
+    if resume:
+        logger.info("Resumed at epoch %d, update %d", trainer.epoch + 1, trainer.update)
+
+
+def fit(trainer: Trainer, validation: Loader | None, store: Store) -> None:
+    """Train, evaluate and save, epoch by epoch."""
+    settings, main_process = trainer.settings, distributed.is_main()
+    records = None
+    if main_process:
+        records = Records(
+            settings.output, settings.tensorboard, settings.wandb, vars(settings), trainer.epoch
+        )
+
+    def save_state() -> None:
+        state = trainer.state()
+        if main_process:
+            store.save(state)
+
+    end = min(trainer.epochs, settings.stop_after or trainer.epochs)
+    while trainer.epoch < end:
+        begin, epoch, broken = time.perf_counter(), trainer.epoch, trainer.loader.unreadable
+        row = {"epoch": epoch, **trainer.train_epoch(save_state)}
+        metric, averaged = None, False
+        if validation is not None:
+            row |= judge(trainer, validation)
+            metric = max(row["top1"], row.get("ema_top1", 0.0))
+            averaged = row["top1"] < metric
+        lost = torch.tensor(trainer.loader.unreadable - broken, device=trainer.device)
+        row["unreadable"] = int(distributed.total(lost))
+        row["seconds"] = time.perf_counter() - begin
+        state = trainer.state()
+        if main_process:
+            records.write(row)
+            best = trainer.ema.module if averaged else trainer.model
+            weights = {"model": best.state_dict(), "averaged": averaged, "epoch": epoch}
+            store.save_epoch(
+                state, epoch, metric, {**weights, "metrics": row, **trainer.description()}
+            )
+            numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
+            logger.info("%s  best top1 %s", numbers, store.best)
+    if main_process:
+        records.close()
+
+
+def judge(trainer: Trainer, validation: Loader) -> dict[str, float]:
+    """Evaluate the weights and, where there is one, their average."""
+    amp = trainer.settings.amp
+    result = evaluate(trainer.model.eval(), validation, amp)
+    row = {name: result[name] for name in ("top1", "top5", "loss")}
+    if trainer.ema is not None:
+        result = evaluate(trainer.ema.module, validation, amp)
+        row |= {f"ema_{name}": result[name] for name in ("top1", "top5", "loss")}
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())
