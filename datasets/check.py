@@ -1,10 +1,12 @@
 """Says what is missing or broken in a data set, file by file; exit status 1 if anything is.
 
-    python datasets/check.py coco                  # files exist, open, and have the right sizes
+    python datasets/check.py coco ade20k           # files exist, open, and have the right sizes
     python datasets/check.py shapes --full         # decodes everything, compares PNGs with JSON
+    python datasets/check.py ade20k --full         # decodes everything, looks for unknown labels
     python datasets/check.py my/panoptic.json --images my/images --panoptic my/panoptic
 
-A PATH is a folder with one of the layouts of datasets/README.md, or a panoptic JSON.
+A PATH is a folder with one of the layouts of datasets/README.md (ADEChallengeData2016, too), or a
+panoptic JSON.
 """
 
 import argparse
@@ -15,8 +17,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
+from lvt_d2.data.ade20k_meta import ADE20K_CLASSES  # noqa: E402
 from lvt_d2.data.build import default_num_workers  # noqa: E402
 from lvt_d2.data.builtin import (  # noqa: E402
+    ADE20K_FOLDER,
+    ade20k_paths,
     coco_paths,
     coco_sample_paths,
     coco_test_paths,
@@ -25,14 +30,18 @@ from lvt_d2.data.builtin import (  # noqa: E402
     shapes_paths,
 )
 from lvt_d2.data.check import PanopticSource, check_source  # noqa: E402
+from lvt_d2.data.check_semantic import SemanticSource, check_semantic_source  # noqa: E402
 
-SETS = ("coco", "shapes", "coco_sample")
+Source = PanopticSource | SemanticSource
+SETS = ("coco", "ade20k", "shapes", "coco_sample")
 COCO_IDS = known_category_ids("coco_sample_panoptic")
 SHAPES_IDS = known_category_ids("shapes_train_panoptic")
 
 
-def builtin_sources(name: str, root: str) -> list[PanopticSource]:
+def builtin_sources(name: str, root: str) -> list[Source]:
     """The splits of a built-in set under ``root``."""
+    if name == "ade20k":
+        return [ade20k_source(root, split) for split in ("train", "val", "test")]
     if name == "coco_sample":
         return [PanopticSource(name, **coco_sample_paths(root), category_ids=COCO_IDS)]
     paths, ids = (coco_paths, COCO_IDS) if name == "coco" else (shapes_paths, SHAPES_IDS)
@@ -51,11 +60,22 @@ def builtin_sources(name: str, root: str) -> list[PanopticSource]:
     return sources
 
 
-def sources_of_path(path: Path, images: str | None, panoptic: str | None) -> list[PanopticSource]:
+def ade20k_source(root: str, split: str) -> SemanticSource:
+    """One split of ADE20K; the one of the test server need not be there."""
+    return SemanticSource(
+        f"ade20k {split}",
+        **ade20k_paths(root, split),
+        num_classes=len(ADE20K_CLASSES),
+        reduce_zero_label=True,
+        optional=split == "test",
+    )
+
+
+def sources_of_path(path: Path, images: str | None, panoptic: str | None) -> list[Source]:
     """The sets at a path that the user gave; ids are those of each JSON's own categories.
 
     Raises:
-        ValueError: nothing there looks like a panoptic set.
+        ValueError: nothing there looks like a set.
     """
     if path.is_dir() and (path / "panoptic.json").is_file():
         path = path / "panoptic.json"
@@ -63,11 +83,13 @@ def sources_of_path(path: Path, images: str | None, panoptic: str | None) -> lis
         images = images or str(path.parent / "images")
         panoptic = panoptic or str(path.parent / path.stem)
         return [PanopticSource(str(path), str(path), images, panoptic)]
+    if path.name == ADE20K_FOLDER:
+        return [ade20k_source(str(path.parent), split) for split in ("train", "val")]
     found = sorted((path / "annotations").glob("panoptic_*.json"))
     if not found:
         raise ValueError(
             f"{path} is none of {', '.join(SETS)}, no panoptic JSON, and no folder with "
-            "panoptic.json or annotations/panoptic_*.json"
+            f"panoptic.json or annotations/panoptic_*.json or of the name {ADE20K_FOLDER}"
         )
     sources = []
     for json_path in found:
@@ -92,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", metavar="DIR", help="folder of the images, for a PATH")
     parser.add_argument("--panoptic", metavar="DIR", help="folder of the PNGs, for a PATH")
     parser.add_argument(
-        "--full", action="store_true", help="decode every file, compare every PNG with the JSON"
+        "--full", action="store_true", help="decode every file, look at every label"
     )
     parser.add_argument(
         "--workers", type=int, default=default_num_workers(), help="processes (%(default)s)"
@@ -118,13 +140,14 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def report_source(source: PanopticSource, args: argparse.Namespace) -> bool:
+def report_source(source: Source, args: argparse.Namespace) -> bool:
     """Check one set and print what was found; whether all is well."""
 
     def progress(results, total):
         return tqdm(results, source.name, total, leave=False, unit="image")
 
-    report = check_source(source, args.full, args.workers, progress)
+    check = check_semantic_source if isinstance(source, SemanticSource) else check_source
+    report = check(source, args.full, args.workers, progress)
     if report.absent:
         print(f"[absent] {source.name}: not there, and not needed for training or validation")
         return True

@@ -36,4 +36,4 @@ ADE20K_COLORS: list[tuple[int, int, int]] = [
     (184, 255, 0), (0, 133, 255), (255, 214, 0), (25, 194, 194), (102, 255, 0), (92, 0, 255),
 ]
 # fmt: on
-"""RGB of each class; two of them, road and ship, share one."""
+"""RGB of each class; two of them, road and skyscraper, share one."""

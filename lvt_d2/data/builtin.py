@@ -20,6 +20,7 @@ from lvt_d2.data.coco_panoptic import (
 from lvt_d2.data.semantic_sets import register_every_category, register_semantic_dataset
 from lvt_d2.data.shapes_meta import SHAPES_CATEGORIES
 
+ADE20K_FOLDER = "ADEChallengeData2016"
 COCO_TEST_DEV = "lvt_coco_2017_test-dev"
 
 
@@ -77,7 +78,7 @@ def ade20k_paths(root: str, split: str) -> dict[str, str | None]:
     if split == "test":
         return {"image_root": os.path.join(root, "release_test/testing"), "sem_seg_root": None}
     folder = {"train": "training", "val": "validation"}[split]
-    ade = os.path.join(root, "ADEChallengeData2016")
+    ade = os.path.join(root, ADE20K_FOLDER)
     return {
         "image_root": os.path.join(ade, "images", folder),
         "sem_seg_root": os.path.join(ade, "annotations", folder),

@@ -1,7 +1,7 @@
 """Finds what is missing or broken in a data set, file by file, before training does."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from lvt_d2.data.coco_panoptic import read_json
 from lvt_d2.data.panoptic_png import check_against_json, read_panoptic_ids
 from lvt_d2.errors import DatasetError
 
+Progress = Callable[[Iterable, int], Iterable]
 _TAIL = 4096  # bytes at the end of a file that are searched for the format's end marker
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
@@ -53,34 +54,34 @@ class Report:
     absent: bool = False
 
 
-def check_image(path: str, size: tuple[int, int], full: bool, mode: str | None = None) -> list[str]:
-    """Problems of one image file.
+def check_image(
+    path: str, size: tuple[int, int] | None, full: bool, modes: Collection[str] | None = None
+) -> tuple[list[str], tuple[int, int] | None]:
+    """Problems of one image file, and its height and width in pixels where it can be opened.
 
     Args:
         path: the image.
-        size: height and width in pixels that the JSON gives.
+        size: height and width that its JSON gives; None compares with nothing.
         full: decode all pixels; otherwise the header and the end of the file are looked at, and
             only a file whose end looks cut off is decoded.
-        mode: Pillow's mode that it must have; None allows all.
+        modes: Pillow's modes that it may have; None allows all.
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             found = _oriented_size(image)
-            found_mode = image.mode
+            mode = image.mode
             if full or not _has_end(file, image.format):
                 image.load()
     except FileNotFoundError:
-        return [f"{path}: missing"]
+        return [f"{path}: missing"], None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        return [f"{path}: can't be decoded ({error})"]
-    if mode not in (None, found_mode):
-        return [f"{path}: a {found_mode} image, expected {mode}"]
-    if found != size:
-        return [
-            f"{path}: {found[0]}x{found[1]} pixels (height x width), its JSON says "
-            f"{size[0]}x{size[1]}"
-        ]
-    return []
+        return [f"{path}: can't be decoded ({error})"], None
+    if modes is not None and mode not in modes:
+        return [f"{path}: a {mode} image, expected {' or '.join(modes)}"], found
+    if size is not None and found != size:
+        says = f"its JSON says {size[0]}x{size[1]}"
+        return [f"{path}: {found[0]}x{found[1]} pixels (height x width), {says}"], found
+    return [], found
 
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
@@ -104,7 +105,7 @@ def _has_end(file, image_format: str | None) -> bool:
 def check_labels(path: str, size: tuple[int, int], segments: list[dict], full: bool) -> list[str]:
     """Problems of one panoptic PNG: as `check_image`; ``full`` compares its ids with the JSON."""
     if not full:
-        return check_image(path, size, full=False, mode="RGB")
+        return check_image(path, size, full=False, modes=("RGB",))[0]
     try:
         ids = read_panoptic_ids(path)
         if ids.shape != size:
@@ -122,7 +123,7 @@ def check_labels(path: str, size: tuple[int, int], segments: list[dict], full: b
 
 def _check_pair(task: tuple, full: bool) -> list[str]:
     image, labels, size, segments = task
-    problems = check_image(image, size, full)
+    problems, _ = check_image(image, size, full)
     if labels is not None:
         problems += check_labels(labels, size, segments, full)
     return problems
@@ -132,7 +133,7 @@ def check_source(
     source: PanopticSource,
     full: bool = False,
     workers: int = 1,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Check one set.
 
@@ -162,11 +163,22 @@ def check_source(
     report.images = len(tasks)
     if missing:  # one line for a folder says more than one for each file in it
         return report
+    run_checks(partial(_check_pair, full=full), tasks, report, workers, progress)
+    return report
+
+
+def run_checks(
+    check: Callable[[tuple], list[str]],
+    tasks: list[tuple],
+    report: Report,
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Add what ``check`` finds in each of ``tasks``; it can be pickled."""
     with _mapper(workers) as run:
-        results = run(partial(_check_pair, full=full), tasks)
+        results = run(check, tasks)
         for problems in progress(results, len(tasks)) if progress else results:
             report.problems += problems
-    return report
 
 
 @contextmanager

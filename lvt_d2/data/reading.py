@@ -14,6 +14,7 @@ from lvt_d2.errors import DatasetError, DatasetFileNotFoundError
 IMAGE_FORMATS = ("RGB", "BGR")
 # Pillow's modes of 16-bit grey files; "I" is theirs in older releases, and that of 32-bit ones.
 WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I")
+LABEL_MODES = ("1", "L", "P", *WIDE_GREY_MODES)
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {  # Exif 2.3, tag 274: from the stored picture to the one to show
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +118,7 @@ def read_label_values(path: str) -> np.ndarray:
         PathManager.open(path, "rb") as file,
         Image.open(file) as image,
     ):
-        if image.mode not in ("1", "L", "P", *WIDE_GREY_MODES) or image.format == "JPEG":
+        if image.mode not in LABEL_MODES or image.format == "JPEG":
             raise DatasetError(
                 f"the label PNG {path} is a {image.format} image of mode {image.mode}; expected "
                 "one value per pixel: a grey PNG of up to 16 bits, or a palette PNG whose indices "

@@ -42,7 +42,7 @@ def decode_values(
     table[first : first + num_classes] = np.arange(num_classes)
     unknown = table == IGNORE_LABEL
     unknown[[IGNORE_LABEL, *range(first)]] = False
-    beyond = values.dtype != np.uint8 and not 0 <= values.min() <= values.max() <= 255
+    beyond = values.dtype != np.uint8 and ((values < 0) | (values > 255)).any()
     if beyond or unknown[values].any():
         _raise_unknown(values, num_classes, reduce_zero_label, what)
     return table[values]

@@ -19,8 +19,8 @@ from lvt_d2.data.coco_panoptic import (
 )
 from lvt_d2.errors import ConfigError, DatasetError
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_LABEL_SUFFIXES = (".png",)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png",)
 _MOST_NAMED = 3  # files in a message
 
 
@@ -40,10 +40,10 @@ def load_semantic(image_root: str, sem_seg_root: str | None) -> list[dict]:
     Raises:
         DatasetError: a folder is missing or empty, or an image has no labels, or labels no image.
     """
-    images = _files_by_stem(image_root, "images", _IMAGE_SUFFIXES)
+    images = files_by_stem(image_root, "images", IMAGE_SUFFIXES)
     if sem_seg_root is None:
         return [{"file_name": path, "image_id": stem} for stem, path in sorted(images.items())]
-    labels = _files_by_stem(sem_seg_root, "label PNGs", _LABEL_SUFFIXES)
+    labels = files_by_stem(sem_seg_root, "label PNGs", LABEL_SUFFIXES)
     for some, others, root, other_root, what in (
         (images, labels, image_root, sem_seg_root, "images without labels"),
         (labels, images, sem_seg_root, image_root, "labels without an image"),
@@ -61,7 +61,12 @@ def load_semantic(image_root: str, sem_seg_root: str | None) -> list[dict]:
     ]
 
 
-def _files_by_stem(root: str, what: str, suffixes: Sequence[str]) -> dict[str, str]:
+def files_by_stem(root: str, what: str, suffixes: Sequence[str]) -> dict[str, str]:
+    """Paths of the files in a folder by their names without suffix.
+
+    Raises:
+        DatasetError: the folder is missing or has none, or two have the same name.
+    """
     require_folder(root, what)
     files = {}
     for name in PathManager.ls(root):
