@@ -1,14 +1,13 @@
-"""Panoptic PNGs written beside the prediction."""
+"""Maps written as PNGs beside the prediction."""
 
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from lvt_d2.data.panoptic_png import ids_to_rgb
+from lvt_d2.evaluation.background import Background
 
 _MAX_ID = 2**24 - 1
 _MAX_WAITING = 32  # maps of 640x480 take 40 MB
@@ -27,8 +26,7 @@ class PanopticPngWriter:
     def __init__(self, folder: str):
         self._folder = folder
         PathManager.mkdirs(folder)
-        self._threads: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future] = deque()
+        self._background = Background("panoptic-png", _MAX_WAITING)
 
     def write(self, name: str, ids: np.ndarray) -> None:
         """Write (H, W) integers of 0..2**24-1 to the file ``name``.
@@ -41,23 +39,19 @@ class PanopticPngWriter:
             raise ValueError(
                 f"segment ids of {name} are {ids.min()}..{ids.max()}; a PNG holds 0..{_MAX_ID}"
             )
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="panoptic-png")
-        while self._waiting and (len(self._waiting) >= _MAX_WAITING or self._waiting[0].done()):
-            self._waiting.popleft().result()
         path = os.path.join(self._folder, name)
-        self._waiting.append(self._threads.submit(_write_png, path, ids.copy()))
+        self._background.submit(_write_ids, path, ids.copy())
 
     def close(self) -> None:
         """Wait for all files; raises OSError where one could not be written."""
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
-        while self._waiting:
-            self._waiting.popleft().result()
+        self._background.close()
 
 
-def _write_png(path: str, ids: np.ndarray) -> None:
+def _write_ids(path: str, ids: np.ndarray) -> None:
+    write_png(path, Image.fromarray(ids_to_rgb(ids)))
+
+
+def write_png(path: str, image: Image.Image) -> None:
+    """Write a PNG at the fastest level: 5 ms, not 8, for ids of 640x480, and 1.4 times the size."""
     with PathManager.open(path, "wb") as file:
-        # The fastest level: 5 ms instead of 8 of the default for 640x480, and 1.4 times the size.
-        Image.fromarray(ids_to_rgb(ids)).save(file, format="PNG", compress_level=1)
+        image.save(file, format="PNG", compress_level=1)

@@ -68,8 +68,8 @@ def test_only_things_and_void(panoptic_set):
 def test_wrong_shape_is_named(panoptic_set):
     evaluator = SemanticEvaluator(panoptic_set.name)
     scores = panoptic_set.logits(0)
-    for bad in (scores[:2], scores[:, 1:]):
-        with pytest.raises(ValueError, match=r"0000\.jpg is .*expected \(3, 48, 64\)"):
+    for bad in (scores[:2], scores[:, 1:], scores.argmax(dim=0)[1:], scores.sum(dim=0)):
+        with pytest.raises(ValueError, match=r"0000\.jpg is .*expected \(3, height, width\)"):
             evaluator.process([panoptic_set.dicts[0]], [{"sem_seg": bad}])
 
 
