@@ -72,5 +72,5 @@ def test_two_processes(tmp_path, per_machine):
 
 def test_machines_must_divide_the_world(monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(AssertionError, match="3 processes"):
+    with pytest.raises(AssertionError, match="(3, 2)"):
         comm.create_local_process_group(2)

@@ -83,18 +83,6 @@ def test_recorded_numbers(golden, tmp_path, caplog):
     assert "isthing" in pairs[0][1]["panoptic_seg"][1][0]  # the model's output is left alone
 
 
-def test_command_line(goldens, monkeypatch, caplog):
-    folder = goldens / "pq"
-    paths = ("gt.json", "gt", "pred.json", "pred")
-    options = ("--gt-json", "--gt-dir", "--pred-json", "--pred-dir")
-    argv = [x for o, p in zip(options, paths, strict=True) for x in (o, str(folder / p))]
-    monkeypatch.setattr("sys.argv", ["panoptic_evaluation", *argv])
-    monkeypatch.setattr("detectron2.utils.logger.setup_logger", lambda **arguments: None)
-    caplog.set_level(logging.INFO)
-    module._main()
-    assert "43.959" in caplog.text
-
-
 def test_missing_image_is_an_error(golden):
     evaluator = COCOPanopticEvaluator("golden_panoptic")
     evaluator.reset()

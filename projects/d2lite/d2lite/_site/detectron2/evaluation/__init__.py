@@ -1,5 +1,6 @@
 """Evaluators and the loop that feeds them."""
 
+# ruff: noqa: F401
 from detectron2._scope import missing_attribute
 
 from .coco_evaluation import COCOEvaluator
@@ -8,17 +9,5 @@ from .panoptic_evaluation import COCOPanopticEvaluator
 from .sem_seg_evaluation import SemSegEvaluator
 from .testing import flatten_results_dict, print_csv_format, verify_results
 
-__all__ = [
-    "COCOEvaluator",
-    "COCOPanopticEvaluator",
-    "DatasetEvaluator",
-    "DatasetEvaluators",
-    "SemSegEvaluator",
-    "flatten_results_dict",
-    "inference_context",
-    "inference_on_dataset",
-    "print_csv_format",
-    "verify_results",
-]
-
+__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 import detectron2.utils.comm as comm
+from detectron2._scope import missing_attribute
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
@@ -28,16 +29,11 @@ from detectron2.utils.logger import create_small_table
 from .evaluator import DatasetEvaluator
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-_AREA_RANGES = {
-    "all": (0, 1e5**2),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, 1e5**2),
-    "96-128": (96**2, 128**2),
-    "128-256": (128**2, 256**2),
-    "256-512": (256**2, 512**2),
-    "512-inf": (512**2, 1e5**2),
-}
+# Sides of squares, pixels.
+_AREA_RANGES = {"all": (0, 1e5), "small": (0, 32), "medium": (32, 96), "large": (96, 1e5)}
+_AREA_RANGES |= {"96-128": (96, 128), "128-256": (128, 256), "256-512": (256, 512)}
+_AREA_RANGES |= {"512-inf": (512, 1e5)}
+__getattr__ = missing_attribute(__name__)
 
 
 class COCOEvaluator(DatasetEvaluator):
@@ -70,21 +66,14 @@ class COCOEvaluator(DatasetEvaluator):
             allow_cached_coco: take a conversion that an earlier run wrote.
         """
         self._logger = logging.getLogger(__name__)
-        self._distributed = distributed
-        self._output_dir = output_dir
+        self._distributed, self._output_dir = distributed, output_dir
         if use_fast_impl:
             self._logger.info("Fast COCO eval is not built. Falling back to official COCO eval.")
         self._use_fast_impl = False
-        self._max_dets_per_image = [
-            1,
-            10,
-            100 if max_dets_per_image is None else max_dets_per_image,
-        ]
+        limit = 100 if max_dets_per_image is None else max_dets_per_image
+        self._max_dets_per_image = [1, 10, limit]
         if isinstance(tasks, CfgNode):
-            self._logger.warning(
-                "COCO Evaluator instantiated using config, this is deprecated behavior."
-                " Please pass in explicit arguments instead."
-            )
+            self._logger.warning("COCO Evaluator instantiated using config, which is deprecated.")
             kpt_oks_sigmas = kpt_oks_sigmas or tasks.TEST.KEYPOINT_OKS_SIGMAS
             tasks = None
         self._tasks = tasks
@@ -92,9 +81,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         if not hasattr(self._metadata, "json_file"):
             if output_dir is None:
-                raise ValueError(
-                    "output_dir must be provided to COCOEvaluator for datasets not in COCO format."
-                )
+                raise ValueError("output_dir must be provided for datasets not in COCO format.")
             self._logger.info(f"Trying to convert '{dataset_name}' to COCO format ...")
             path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             self._metadata.json_file = path
@@ -143,8 +130,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
-            path = os.path.join(self._output_dir, "instances_predictions.pth")
-            with PathManager.open(path, "wb") as file:
+            with self._open("instances_predictions.pth", "wb") as file:
                 torch.save(predictions, file)
         self._results = OrderedDict()
         if "proposals" in predictions[0]:
@@ -152,6 +138,11 @@ class COCOEvaluator(DatasetEvaluator):
         if "instances" in predictions[0]:
             self._eval_predictions(predictions, img_ids=img_ids)
         return copy.deepcopy(self._results)
+
+    def _open(self, name: str, mode: str):
+        path = os.path.join(self._output_dir, name)
+        self._logger.info(f"Saving results to {path}")
+        return PathManager.open(path, mode)
 
     def _tasks_from_predictions(self, predictions):
         return ["bbox", "segm"] if any("segmentation" in p for p in predictions) else ["bbox"]
@@ -164,10 +155,8 @@ class COCOEvaluator(DatasetEvaluator):
         count = len(to_dataset)
         assert min(to_dataset) == 0 and max(to_dataset) == count - 1
         for result in results:
-            label = result["category_id"]
-            assert label < count, (
-                f"A prediction has class={label}, but the dataset only has {count} classes "
-                f"and predicted class id should be in [0, {count - 1}]."
+            assert result["category_id"] < count, (
+                f"A prediction has class={result['category_id']}, but the dataset only has {count}."
             )
         return [{**result, "category_id": to_dataset[result["category_id"]]} for result in results]
 
@@ -177,9 +166,7 @@ class COCOEvaluator(DatasetEvaluator):
         tasks = self._tasks or self._tasks_from_predictions(results)
         results = self._with_dataset_ids(results)
         if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            self._logger.info(f"Saving results to {path}")
-            with PathManager.open(path, "w") as file:
+            with self._open("coco_instances_results.json", "w") as file:
                 file.write(json.dumps(results))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
@@ -190,15 +177,10 @@ class COCOEvaluator(DatasetEvaluator):
             coco_eval = None
             if results:  # pycocotools fails on an empty list
                 coco_eval = _evaluate_predictions_on_coco(
-                    self._coco_api,
-                    results,
-                    task,
-                    img_ids=img_ids,
-                    max_dets_per_image=self._max_dets_per_image,
+                    self._coco_api, results, task, img_ids, self._max_dets_per_image
                 )
-            self._results[task] = self._derive_coco_results(
-                coco_eval, task, class_names=self._metadata.get("thing_classes")
-            )
+            names = self._metadata.get("thing_classes")
+            self._results[task] = self._derive_coco_results(coco_eval, task, class_names=names)
 
     def _eval_box_proposals(self, predictions):
         if self._output_dir:
@@ -209,8 +191,7 @@ class COCOEvaluator(DatasetEvaluator):
                 "ids": [p["image_id"] for p in predictions],
                 "bbox_mode": BoxMode.XYXY_ABS.value,
             }
-            path = os.path.join(self._output_dir, "box_proposals.pkl")
-            with PathManager.open(path, "wb") as file:
+            with self._open("box_proposals.pkl", "wb") as file:
                 pickle.dump(data, file)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
@@ -229,10 +210,8 @@ class COCOEvaluator(DatasetEvaluator):
         if coco_eval is None:
             self._logger.warning("No predictions from the model!")
             return {metric: float("nan") for metric in _METRICS}
-        results = {
-            metric: float(stat * 100) if stat >= 0 else float("nan")
-            for metric, stat in zip(_METRICS, coco_eval.stats, strict=False)
-        }
+        stats = np.where(coco_eval.stats >= 0, coco_eval.stats * 100, np.nan).tolist()
+        results = dict(zip(_METRICS, stats, strict=False))
         self._logger.info(f"Evaluation results for {iou_type}: \n" + create_small_table(results))
         if not np.isfinite(sum(results.values())):
             self._logger.info("Some metrics cannot be computed and is shown as NaN.")
@@ -249,13 +228,9 @@ class COCOEvaluator(DatasetEvaluator):
             per_class.append((str(name), ap))
         columns = min(6, 2 * len(per_class))
         flat = list(itertools.chain(*per_class))
-        table = tabulate(
-            itertools.zip_longest(*(flat[i::columns] for i in range(columns))),
-            tablefmt="pipe",
-            floatfmt=".3f",
-            headers=["category", "AP"] * (columns // 2),
-            numalign="left",
-        )
+        rows = itertools.zip_longest(*(flat[i::columns] for i in range(columns)))
+        headers = ["category", "AP"] * (columns // 2)
+        table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
         self._logger.info(f"Per-category {iou_type} AP: \n" + table)
         results.update({f"AP-{name}": ap for name, ap in per_class})
         return results
@@ -270,13 +245,12 @@ def instances_to_coco_json(instances, img_id):
     """
     if len(instances) == 0:
         return []
-    boxes = BoxMode.convert(
-        instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
-    ).tolist()
-    classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+    boxes = instances.pred_boxes.tensor.numpy()
+    boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    rows = zip(instances.pred_classes.tolist(), boxes, instances.scores.tolist(), strict=True)
     results = [
         {"image_id": img_id, "category_id": label, "bbox": box, "score": score}
-        for label, box, score in zip(classes, boxes, scores, strict=True)
+        for label, box, score in rows
     ]
     if instances.has("pred_masks"):
         for result, mask in zip(results, instances.pred_masks, strict=True):
@@ -309,36 +283,27 @@ def _evaluate_box_proposals(dataset_predictions, coco_api, thresholds=None, area
         limit: only the best so many proposals of an image count.
     """
     assert area in _AREA_RANGES, f"Unknown area range: {area}"
-    low, high = _AREA_RANGES[area]
+    low, high = (side**2 for side in _AREA_RANGES[area])
     gt_overlaps, num_pos = [torch.zeros(0)], 0
     for prediction in dataset_predictions:
         proposals = prediction["proposals"]
-        order = proposals.objectness_logits.sort(descending=True)[1]
-        proposals = proposals[order]
+        proposals = proposals[proposals.objectness_logits.sort(descending=True)[1]]
         annotations = coco_api.loadAnns(coco_api.getAnnIds(imgIds=prediction["image_id"]))
         annotations = [a for a in annotations if a["iscrowd"] == 0]
         if len(annotations) == 0 or len(proposals) == 0:
             continue
-        boxes = [
-            BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            for a in annotations
-            if low <= a["area"] <= high
-        ]
+        boxes = [a["bbox"] for a in annotations if low <= a["area"] <= high]
         num_pos += len(boxes)
         if boxes:
-            gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
+            boxes = torch.as_tensor(boxes, dtype=torch.float32)
+            gt_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
             gt_overlaps.append(_greedy_overlaps(proposals[:limit].proposal_boxes, gt_boxes))
     gt_overlaps = torch.cat(gt_overlaps).sort()[0]
     if thresholds is None:
         thresholds = torch.arange(0.5, 0.95 + 1e-5, 0.05, dtype=torch.float32)
     recalls = (gt_overlaps[None] >= thresholds[:, None]).float().sum(dim=1) / num_pos
-    return {
-        "ar": recalls.mean(),
-        "recalls": recalls,
-        "thresholds": thresholds,
-        "gt_overlaps": gt_overlaps,
-        "num_pos": num_pos,
-    }
+    result = {"ar": recalls.mean(), "recalls": recalls, "thresholds": thresholds}
+    return result | {"gt_overlaps": gt_overlaps, "num_pos": num_pos}
 
 
 def _evaluate_predictions_on_coco(
@@ -367,34 +332,12 @@ def _evaluate_predictions_on_coco(
 class COCOevalMaxDets(COCOeval):
     """COCOeval whose AP counts ``maxDets[2]`` detections of an image instead of 100."""
 
-    def _summary(self, precision: bool, area: str, max_dets: int, iou: float | None = None):
-        p = self.params
-        values = self.eval["precision" if precision else "recall"]
-        values = values[..., p.areaRngLbl.index(area), p.maxDets.index(max_dets)]
-        if iou is not None:
-            values = values[np.isclose(p.iouThrs, iou)]
-        values = values[values > -1]
-        mean = np.mean(values) if values.size else -1
-        ious = f"{p.iouThrs[0]:0.2f}:{p.iouThrs[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
-        title, kind = ("Average Precision", "(AP)") if precision else ("Average Recall", "(AR)")
-        print(
-            f" {title:<18} {kind} @[ IoU={ious:<9} | area={area:>6s} | "
-            f"maxDets={max_dets:>3d} ] = {mean:0.3f}"
-        )
-        return mean
-
     def summarize(self):
         """Set the 12 ``stats`` and print them."""
-        if not self.eval:
-            raise Exception("Please run accumulate() first")
-        dets, areas = self.params.maxDets, ("small", "medium", "large")
-        self.stats = np.array(
-            [
-                self._summary(True, "all", dets[2]),
-                self._summary(True, "all", dets[2], 0.5),
-                self._summary(True, "all", dets[2], 0.75),
-                *(self._summary(True, area, dets[2]) for area in areas),
-                *(self._summary(False, "all", limit) for limit in dets[:3]),
-                *(self._summary(False, area, dets[2]) for area in areas),
-            ]
-        )
+        max_dets = self.params.maxDets
+        # pycocotools looks for a limit of 100, and for the others by their position.
+        self.params.maxDets = [*max_dets[:2], 100, *max_dets[3:]]
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            super().summarize()
+        self.params.maxDets = max_dets
+        print(text.getvalue().replace("maxDets=100", f"maxDets={max_dets[2]:>3d}"), end="")

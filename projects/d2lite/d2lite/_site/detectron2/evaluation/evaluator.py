@@ -4,7 +4,7 @@ import datetime
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -56,12 +56,8 @@ class DatasetEvaluators(DatasetEvaluator):
         merged = OrderedDict()
         for evaluator in self._evaluators:
             result = evaluator.evaluate()
-            if result is None or not is_main_process():
-                continue
-            for key, value in result.items():
-                assert key not in merged, (
-                    f"Different evaluators produce results with the same key {key}"
-                )
+            for key, value in (result or {}).items() if is_main_process() else ():
+                assert key not in merged, f"Different evaluators produce the same key {key}"
                 merged[key] = value
         return merged
 
@@ -99,12 +95,7 @@ def _log_progress(clock: _Clock, done: int, counted: int, total: int) -> None:
     )
 
 
-def inference_on_dataset(
-    model,
-    data_loader,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
-    callbacks: dict[str, Callable[[], object]] | None = None,
-):
+def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
     """Run `model` on the whole loader, feed the evaluator, and return its results.
 
     Modules run in eval mode and get their mode back afterwards; other callables run as they are.
@@ -122,15 +113,12 @@ def inference_on_dataset(
     logger = logging.getLogger(__name__)
     total, devices = len(data_loader), get_world_size()
     logger.info(f"Start inference on {total} batches")
-    if evaluator is None:
-        evaluator = DatasetEvaluators([])
-    elif isinstance(evaluator, MutableSequence):
-        evaluator = DatasetEvaluators(evaluator)
+    if evaluator is None or isinstance(evaluator, MutableSequence):
+        evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
     def call(name: str) -> None:
-        if callbacks and name in callbacks:
-            callbacks[name]()
+        (callbacks or {}).get(name, lambda: None)()
 
     warmup = min(_WARMUP_BATCHES, total - 1)
     clock = _Clock()
@@ -156,12 +144,9 @@ def inference_on_dataset(
                 _log_progress(clock, index + 1, counted, total)
         call("on_end")
 
-    for name, seconds in (
-        ("inference time", clock.total()),
-        ("inference pure compute time", clock.spent["compute"]),
-    ):
+    for name, seconds in (("", clock.total()), (" pure compute", clock.spent["compute"])):
         logger.info(
-            f"Total {name}: {datetime.timedelta(seconds=int(seconds))} "
+            f"Total inference{name} time: {datetime.timedelta(seconds=int(seconds))} "
             f"({seconds / (total - warmup):.6f} s / iter per device, on {devices} devices)"
         )
     results = evaluator.evaluate()

@@ -1,12 +1,11 @@
 """Panoptic quality by COCO's rules, without the package that Detectron2 needs for it."""
 
-import argparse
 import io
 import itertools
 import json
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 from PIL import Image
@@ -32,12 +31,10 @@ class COCOPanopticEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | None = None):
         """Evaluate on `dataset_name`; with `output_dir`, write ``predictions.json`` there."""
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._thing_contiguous_id_to_dataset_id = {
-            v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()
-        }
-        self._stuff_contiguous_id_to_dataset_id = {
-            v: k for k, v in self._metadata.stuff_dataset_id_to_contiguous_id.items()
-        }
+        things = self._metadata.thing_dataset_id_to_contiguous_id.items()
+        stuff = self._metadata.stuff_dataset_id_to_contiguous_id.items()
+        self._thing_contiguous_id_to_dataset_id = {v: k for k, v in things}
+        self._stuff_contiguous_id_to_dataset_id = {v: k for k, v in stuff}
         self._output_dir = output_dir
         if output_dir is not None:
             PathManager.mkdirs(output_dir)
@@ -50,11 +47,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         segment = dict(segment_info)
         isthing = segment.pop("isthing", None)
         if isthing is not None:
-            ids = (
-                self._thing_contiguous_id_to_dataset_id
-                if isthing is True
-                else self._stuff_contiguous_id_to_dataset_id
-            )
+            kind = "thing" if isthing is True else "stuff"
+            ids = getattr(self, f"_{kind}_contiguous_id_to_dataset_id")
             segment["category_id"] = ids[segment["category_id"]]
         return segment
 
@@ -65,9 +59,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         for label in np.unique(panoptic_img).tolist():
             if label != -1:
                 category = label // self._metadata.label_divisor
-                segments.append(
-                    {"id": label + 1, "category_id": category, "isthing": category in things}
-                )
+                segment = {"category_id": category, "isthing": category in things}
+                segments.append({"id": label + 1, **segment})
         return segments
 
     def process(self, inputs, outputs):
@@ -87,15 +80,9 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             name = os.path.splitext(os.path.basename(record["file_name"]))[0] + ".png"
             with io.BytesIO() as file:
                 Image.fromarray(_to_rgb(ids)).save(file, format="PNG")
-                png = file.getvalue()
-            self._predictions.append(
-                {
-                    "image_id": record["image_id"],
-                    "file_name": name,
-                    "png_string": png,
-                    "segments_info": [self._convert_category_id(s) for s in segments],
-                }
-            )
+                prediction = {"file_name": name, "png_string": file.getvalue()}
+            prediction["segments_info"] = [self._convert_category_id(s) for s in segments]
+            self._predictions.append({"image_id": record["image_id"], **prediction})
 
     def evaluate(self):
         """Results under "panoptic_seg"; None on processes other than the main one."""
@@ -117,9 +104,12 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             lambda name: _read_ids(os.path.join(gt_folder, name)),
             lambda name: _to_ids(np.asarray(Image.open(io.BytesIO(pngs[name])))),
         )
-        results = OrderedDict({"panoptic_seg": _percentages(pq_res)})
         _print_panoptic_results(pq_res)
-        return results
+        res = {}
+        for group, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st")):
+            for metric in ("pq", "sq", "rq"):
+                res[f"{metric.upper()}{suffix}"] = 100 * pq_res[group][metric]
+        return OrderedDict({"panoptic_seg": res})
 
 
 def _to_rgb(ids: np.ndarray) -> np.ndarray:
@@ -142,25 +132,17 @@ def _check_prediction(prediction: dict, present: set, categories: dict) -> None:
     for label in sorted(present - listed - {_VOID}):
         raise KeyError(f"{place} segment with ID {label} is presented in PNG and not in JSON.")
     for segment in prediction["segments_info"]:
-        if segment["category_id"] not in categories:
-            raise KeyError(
-                f"{place} segment with ID {segment['id']} has unknown category_id "
-                f"{segment['category_id']}."
-            )
+        if (category := segment["category_id"]) not in categories:
+            raise KeyError(f"{place} segment {segment['id']} has unknown category_id {category}.")
     if missing := sorted(listed - present):
-        raise KeyError(
-            f"{place} the following segment IDs {missing} are presented in JSON and not in PNG."
-        )
+        raise KeyError(f"{place} segment IDs {missing} are presented in JSON and not in PNG.")
 
 
 def _count_image(gt: dict, prediction: dict, gt_ids, pred_ids, categories: dict, stats) -> None:
     """Add one image to ``stats[category] = [IoU sum, TP, FP, FN]``."""
-    pairs, sizes = np.unique(
-        gt_ids.astype(np.int64) << 32 | pred_ids.astype(np.int64), return_counts=True
-    )
+    pairs, sizes = np.unique(gt_ids << 32 | pred_ids, return_counts=True)
     pairs = zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True)
-    overlap = dict(zip(pairs, sizes.tolist(), strict=True))
-    area = dict.fromkeys({p for _, p in overlap}, 0)
+    overlap, area = dict(zip(pairs, sizes.tolist(), strict=True)), Counter()
     for (_, label), size in overlap.items():
         area[label] += size
     _check_prediction(prediction, set(area), categories)
@@ -170,26 +152,20 @@ def _count_image(gt: dict, prediction: dict, gt_ids, pred_ids, categories: dict,
     for (g, p), size in overlap.items():
         if g not in truth or p not in guess or truth[g].get("iscrowd", 0) == 1:
             continue
-        if truth[g]["category_id"] != guess[p]:
-            continue
         union = area[p] + truth[g]["area"] - size - overlap.get((_VOID, p), 0)
-        if size / union > 0.5:
+        if truth[g]["category_id"] == guess[p] and size / union > 0.5:
             stats[guess[p]] += (size / union, 1, 0, 0)
             matched |= {("gt", g), ("pred", p)}
     crowds = {}
     for g, segment in truth.items():
-        if ("gt", g) in matched:
-            continue
         if segment.get("iscrowd", 0) == 1:
             crowds[segment["category_id"]] = g
-        else:
+        elif ("gt", g) not in matched:
             stats[segment["category_id"]][3] += 1
     for p, category in guess.items():
-        if ("pred", p) in matched:
-            continue
         # Predictions that lie mostly on void or on a crowd of their class are no mistakes.
         excused = overlap.get((_VOID, p), 0) + overlap.get((crowds.get(category), p), 0)
-        if excused / area[p] <= 0.5:
+        if ("pred", p) not in matched and excused / area[p] <= 0.5:
             stats[category][2] += 1
 
 
@@ -226,19 +202,9 @@ def _pq_compute(gt_json: dict, predictions: list[dict], read_gt, read_pred) -> d
         gt_ids, pred_ids = read_gt(gt["file_name"]), read_pred(prediction["file_name"])
         _count_image(gt, prediction, gt_ids, pred_ids, categories, stats)
     things = [i for i, category in categories.items() if category["isthing"] == 1]
-    return {
-        "All": _average(stats, categories),
-        "Things": _average(stats, things),
-        "Stuff": _average(stats, [i for i in categories if i not in things]),
-    }
-
-
-def _percentages(pq_res: dict) -> dict[str, float]:
-    return {
-        f"{metric.upper()}{suffix}": 100 * pq_res[group][metric]
-        for group, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
-        for metric in ("pq", "sq", "rq")
-    }
+    stuff = [i for i in categories if i not in things]
+    groups = {"All": categories, "Things": things, "Stuff": stuff}
+    return {name: _average(stats, group) for name, group in groups.items()}
 
 
 def _print_panoptic_results(pq_res):
@@ -246,35 +212,6 @@ def _print_panoptic_results(pq_res):
         [name, *(100 * pq_res[name][metric] for metric in ("pq", "sq", "rq")), pq_res[name]["n"]]
         for name in ("All", "Things", "Stuff")
     ]
-    table = tabulate(
-        rows,
-        headers=["", "PQ", "SQ", "RQ", "#categories"],
-        tablefmt="pipe",
-        floatfmt=".3f",
-        stralign="center",
-        numalign="center",
-    )
+    style = {"tablefmt": "pipe", "floatfmt": ".3f", "stralign": "center", "numalign": "center"}
+    table = tabulate(rows, ["", "PQ", "SQ", "RQ", "#categories"], **style)
     logger.info("Panoptic Evaluation Results:\n" + table)
-
-
-def _main() -> None:
-    from detectron2.utils.logger import setup_logger
-
-    parser = argparse.ArgumentParser()
-    for name in ("gt-json", "gt-dir", "pred-json", "pred-dir"):
-        parser.add_argument(f"--{name}", required=True)
-    args = parser.parse_args()
-    setup_logger(name=__name__)
-    with open(args.gt_json) as gt_file, open(args.pred_json) as pred_file:
-        gt_json, predictions = json.load(gt_file), json.load(pred_file)["annotations"]
-    result = _pq_compute(
-        gt_json,
-        predictions,
-        lambda name: _read_ids(os.path.join(args.gt_dir, name)),
-        lambda name: _read_ids(os.path.join(args.pred_dir, name)),
-    )
-    _print_panoptic_results(result)
-
-
-if __name__ == "__main__":
-    _main()

@@ -21,18 +21,11 @@ from .evaluator import DatasetEvaluator
 _MAX_UINT8 = np.iinfo(np.uint8).max
 
 
-def load_image_into_numpy_array(
-    filename: str, copy: bool = False, dtype: np.dtype | str | None = None
-) -> np.ndarray:
+def load_image_into_numpy_array(filename: str, copy: bool = False, dtype=None) -> np.ndarray:
     """Pixels of an image file, unchanged: (H, W) for label maps."""
     with PathManager.open(filename, "rb") as file:
         image = Image.open(file)
         return np.array(image, dtype=dtype) if copy else np.asarray(image, dtype=dtype)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Quotient where `valid`, NaN elsewhere."""
-    return np.divide(numerator, denominator, out=np.full(len(valid), np.nan), where=valid)
 
 
 class SemSegEvaluator(DatasetEvaluator):
@@ -61,22 +54,16 @@ class SemSegEvaluator(DatasetEvaluator):
         self._logger = logging.getLogger(__name__)
         for name, value in (("num_classes", num_classes), ("ignore_label", ignore_label)):
             if value is not None:
-                self._logger.warning(
-                    f"SemSegEvaluator({name}) is deprecated! It should be obtained from metadata."
-                )
-        self._dataset_name = dataset_name
-        self._distributed = distributed
+                self._logger.warning(f"SemSegEvaluator({name}) is deprecated! Set the metadata.")
+        self._dataset_name, self._distributed = dataset_name, distributed
         self._output_dir = output_dir
         self._cpu_device = torch.device("cpu")
-        self.input_file_to_gt_file = {
-            record["file_name"]: record["sem_seg_file_name"]
-            for record in DatasetCatalog.get(dataset_name)
-        }
+        records = DatasetCatalog.get(dataset_name)
+        self.input_file_to_gt_file = {x["file_name"]: x["sem_seg_file_name"] for x in records}
         meta = MetadataCatalog.get(dataset_name)
         to_contiguous = getattr(meta, "stuff_dataset_id_to_contiguous_id", None)
-        self._contiguous_id_to_dataset_id = (
-            None if to_contiguous is None else {v: k for k, v in to_contiguous.items()}
-        )
+        to_dataset = {v: k for k, v in (to_contiguous or {}).items()}
+        self._contiguous_id_to_dataset_id = None if to_contiguous is None else to_dataset
         self._class_names = meta.stuff_classes
         self.sem_seg_loading_fn = sem_seg_loading_fn
         self._num_classes = len(meta.stuff_classes)
@@ -87,10 +74,8 @@ class SemSegEvaluator(DatasetEvaluator):
         self._compute_boundary_iou = self._num_classes < _MAX_UINT8
         if not self._compute_boundary_iou:
             self._logger.warning(
-                f"SemSegEvaluator(num_classes) is more than supported value for Boundary IoU "
-                f"calculation! B-IoU metrics are not going to be computed. Max allowed value "
-                f"(exclusive) for num_classes for calculating Boundary IoU is {_MAX_UINT8}. "
-                f"The number of classes of dataset {dataset_name} is {self._num_classes}"
+                f"Boundary IoU is only computed for less than {_MAX_UINT8} classes, and "
+                f"{dataset_name} has {self._num_classes}"
             )
 
     def reset(self):
@@ -118,10 +103,8 @@ class SemSegEvaluator(DatasetEvaluator):
             gt = np.where(gt == self._ignore_label, self._num_classes, gt)
             self._conf_matrix += self._confusion(pred, gt)
             if self._compute_boundary_iou:
-                self._b_conf_matrix += self._confusion(
-                    self._mask_to_boundary(pred.astype(np.uint8)),
-                    self._mask_to_boundary(gt.astype(np.uint8)),
-                )
+                borders = (self._mask_to_boundary(x.astype(np.uint8)) for x in (pred, gt))
+                self._b_conf_matrix += self._confusion(*borders)
             self._predictions.extend(self.encode_json_sem_seg(pred, record["file_name"]))
 
     def evaluate(self):
@@ -134,13 +117,12 @@ class SemSegEvaluator(DatasetEvaluator):
             self._conf_matrix = sum(part[0] for part in gathered)
             self._b_conf_matrix = sum(part[1] for part in gathered)
             self._predictions = list(itertools.chain(*(part[2] for part in gathered)))
+        res = self._metrics()
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             path = os.path.join(self._output_dir, "sem_seg_predictions.json")
             with PathManager.open(path, "w") as file:
                 file.write(json.dumps(self._predictions))
-        res = self._metrics()
-        if self._output_dir:
             path = os.path.join(self._output_dir, "sem_seg_evaluation.pth")
             with PathManager.open(path, "wb") as file:
                 torch.save(res, file)
@@ -151,45 +133,34 @@ class SemSegEvaluator(DatasetEvaluator):
     def _metrics(self) -> dict[str, float]:
         # The ignored row and column are out of both matrices.
         correct, in_gt, union = _counts(self._conf_matrix)
-        valid = in_gt > 0
-        acc = _ratio(correct, in_gt, valid)
-        iou = _ratio(correct, union, valid)
-        with np.errstate(invalid="ignore"):
-            res = {
-                "mIoU": 100 * np.sum(iou[valid]) / np.sum(valid),
-                "fwIoU": 100 * np.sum(iou[valid] * (in_gt / np.sum(in_gt))[valid]),
-            }
-            overall = {
-                "mACC": 100 * np.sum(acc[valid]) / np.sum(valid),
-                "pACC": 100 * np.sum(correct) / np.sum(in_gt),
-            }
         b_correct, _, b_union = _counts(self._b_conf_matrix)
-        b_iou = _ratio(b_correct, b_union, b_union > 0)
+        present = np.sum(in_gt > 0)
+        with np.errstate(invalid="ignore"):
+            acc, b_iou = correct / in_gt, b_correct / b_union
+            iou = np.where(in_gt > 0, correct / union, np.nan)
+            res = {"mIoU": np.nansum(iou) / present, "fwIoU": np.nansum(iou * in_gt) / in_gt.sum()}
+            overall = {"mACC": np.nansum(acc) / present, "pACC": correct.sum() / in_gt.sum()}
         for name, value, boundary in zip(self._class_names, iou, b_iou, strict=True):
-            res[f"IoU-{name}"] = 100 * value
+            res[f"IoU-{name}"] = value
             if self._compute_boundary_iou:
-                res[f"BoundaryIoU-{name}"] = 100 * boundary
-                res[f"min(IoU, B-Iou)-{name}"] = 100 * min(value, boundary)
+                res[f"BoundaryIoU-{name}"] = boundary
+                res[f"min(IoU, B-Iou)-{name}"] = min(value, boundary)
         res.update(overall)
-        for name, value in zip(self._class_names, acc, strict=True):
-            res[f"ACC-{name}"] = 100 * value
-        return {name: float(value) for name, value in res.items()}
+        res.update({f"ACC-{name}": x for name, x in zip(self._class_names, acc, strict=True)})
+        return {name: 100 * float(value) for name, value in res.items()}
 
     def encode_json_sem_seg(self, sem_seg, input_file_name):
         """COCO's result format of a label map (H, W): one RLE for every label in it."""
         entries = []
         for label in np.unique(sem_seg).tolist():
-            dataset_id = label
-            if self._contiguous_id_to_dataset_id is not None:
-                assert label in self._contiguous_id_to_dataset_id, (
-                    f"Label {label} is not in the metadata info for {self._dataset_name}"
-                )
-                dataset_id = self._contiguous_id_to_dataset_id[label]
+            dataset_id, ids = label, self._contiguous_id_to_dataset_id
+            if ids is not None:
+                assert label in ids, f"Label {label} is not in the metadata of {self._dataset_name}"
+                dataset_id = ids[label]
             rle = mask_util.encode(np.asfortranarray(sem_seg == label, dtype=np.uint8))
             rle["counts"] = rle["counts"].decode("utf-8")
-            entries.append(
-                {"file_name": input_file_name, "category_id": dataset_id, "segmentation": rle}
-            )
+            entry = {"file_name": input_file_name, "category_id": dataset_id}
+            entries.append(entry | {"segmentation": rle})
         return entries
 
     def _mask_to_boundary(self, mask: np.ndarray, dilation_ratio=0.02):

@@ -17,13 +17,12 @@ def print_csv_format(results):
     """
     assert isinstance(results, Mapping) or not len(results), results
     for task, metrics in results.items():
-        if not isinstance(metrics, Mapping):
-            logger.info(f"copypaste: {task}={metrics}")
-            continue
-        tracked = {name: value for name, value in metrics.items() if "-" not in name}
-        logger.info(f"copypaste: Task: {task}")
-        logger.info("copypaste: " + ",".join(tracked))
-        logger.info("copypaste: " + ",".join(f"{value:.4f}" for value in tracked.values()))
+        lines = [f"{task}={metrics}"]
+        if isinstance(metrics, Mapping):
+            tracked = {name: f"{value:.4f}" for name, value in metrics.items() if "-" not in name}
+            lines = [f"Task: {task}", ",".join(tracked), ",".join(tracked.values())]
+        for line in lines:
+            logger.info(f"copypaste: {line}")
 
 
 def verify_results(cfg, results):

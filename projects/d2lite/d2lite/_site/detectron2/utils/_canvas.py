@@ -26,18 +26,13 @@ class VisImage:
     """An image (H, W, 3) RGB 0..255 on a canvas of `scale` times its size; draw on ``ax``."""
 
     def __init__(self, img, scale=1.0):
-        self.img = img
-        self.scale = scale
-        self.width, self.height = img.shape[1], img.shape[0]
-        self._setup_figure(img)
-
-    def _setup_figure(self, img):
+        self.img, self.scale = img, scale
+        self.height, self.width = img.shape[:2]
         self.fig = mplfigure.Figure(frameon=False)
         self.dpi = self.fig.get_dpi()
         # matplotlib truncates to pixels: a little more keeps the last one
         self.fig.set_size_inches(
-            (self.width * self.scale + 1e-2) / self.dpi,
-            (self.height * self.scale + 1e-2) / self.dpi,
+            *((s * scale + 1e-2) / self.dpi for s in (self.width, self.height))
         )
         self.canvas = FigureCanvasAgg(self.fig)
         self.ax = self.fig.add_axes([0.0, 0.0, 1.0, 1.0])
@@ -46,9 +41,8 @@ class VisImage:
 
     def reset_image(self, img):
         """Show another image of the same size below what is drawn next."""
-        self.ax.imshow(
-            img.astype("uint8"), extent=(0, self.width, self.height, 0), interpolation="nearest"
-        )
+        extent = (0, self.width, self.height, 0)
+        self.ax.imshow(img.astype("uint8"), extent=extent, interpolation="nearest")
 
     def save(self, filepath):
         self.fig.savefig(filepath)
@@ -92,22 +86,17 @@ class Canvas:
                 if names:
                     visible[names[index]] = (x, y)
 
-        def connect(start, end, color):
-            self.draw_line([start[0], end[0]], [start[1], end[1]], color=color)
-
         def middle(name):
             sides = [visible.get(f"{side}_{name}") for side in ("left", "right")]
-            return (
-                None if None in sides else tuple((a + b) / 2 for a, b in zip(*sides, strict=True))
-            )
+            return None if None in sides else tuple(np.mean(sides, axis=0))
 
-        for first, second, color in self.metadata.get("keypoint_connection_rules") or ():
-            if first in visible and second in visible:
-                connect(visible[first], visible[second], tuple(x / 255.0 for x in color))
-        if (shoulder := middle("shoulder")) is not None:
-            for end in (visible.get("nose"), middle("hip")):
-                if end is not None:
-                    connect(end, shoulder, _RED)
+        shoulder = middle("shoulder")
+        rules = self.metadata.get("keypoint_connection_rules") or ()
+        lines = [(visible.get(a), visible.get(b), [x / 255.0 for x in rgb]) for a, b, rgb in rules]
+        lines += [(visible.get("nose"), shoulder, _RED), (middle("hip"), shoulder, _RED)]
+        for start, end, color in lines:
+            if start is not None and end is not None:
+                self.draw_line([start[0], end[0]], [start[1], end[1]], color=color)
         return self.output
 
     def draw_text(
@@ -126,32 +115,23 @@ class Canvas:
         self.output.ax.text(
             *position,
             text,
+            {"family": "sans-serif", "rotation": rotation, "color": color, "zorder": 10},
             size=(font_size or self._default_font_size) * self.output.scale,
-            family="sans-serif",
             bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
             verticalalignment="top",
             horizontalalignment=horizontal_alignment,
-            color=color,
-            zorder=10,
-            rotation=rotation,
         )
         return self.output
 
     def draw_box(self, box_coord, alpha=0.5, edge_color="g", line_style="-"):
         """Draw the outline of a box x0, y0, x1, y1."""
         x0, y0, x1, y1 = box_coord
-        self.output.ax.add_patch(
-            mpl.patches.Rectangle(
-                (x0, y0),
-                x1 - x0,
-                y1 - y0,
-                fill=False,
-                edgecolor=edge_color,
-                linewidth=max(self._default_font_size / 4, 1) * self.output.scale,
-                alpha=alpha,
-                linestyle=line_style,
-            )
+        width = max(self._default_font_size / 4, 1) * self.output.scale
+        style = {"edgecolor": edge_color, "alpha": alpha, "linestyle": line_style}
+        patch = mpl.patches.Rectangle(
+            (x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=width, **style
         )
+        self.output.ax.add_patch(patch)
         return self.output
 
     def draw_rotated_box_with_label(
@@ -162,54 +142,31 @@ class Canvas:
         small = width * height < _SMALL_OBJECT_AREA_THRESH * self.output.scale
         linewidth = self._default_font_size / (6 if small else 3)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        half = ((-width, height), (-width, -height), (width, -height), (width, height))
         corners = [
-            (sin * dy + cos * dx + x, cos * dy - sin * dx + y)
-            for dx, dy in (
-                (-width / 2, height / 2),
-                (-width / 2, -height / 2),
-                (width / 2, -height / 2),
-                (width / 2, height / 2),
-            )
+            ((sin * dy + cos * dx) / 2 + x, (cos * dy - sin * dx) / 2 + y) for dx, dy in half
         ]
-        for k, start in enumerate(corners):
-            end = corners[(k + 1) % 4]
-            self.draw_line(
-                [start[0], end[0]],
-                [start[1], end[1]],
-                color=edge_color,
-                linestyle="--" if k == 1 else line_style,
-                linewidth=linewidth,
-            )
+        for k, (start, end) in enumerate(zip(corners, corners[1:] + corners[:1], strict=True)):
+            style = "--" if k == 1 else line_style
+            xs, ys = zip(start, end, strict=True)
+            self.draw_line(xs, ys, color=edge_color, linestyle=style, linewidth=linewidth)
         if label is not None:
-            self.draw_text(
-                label,
-                corners[1],
-                color=self._change_color_brightness(edge_color, brightness_factor=0.7),
-                font_size=self._font_size(height),
-                rotation=angle,
-            )
+            color, size = self._lighter(edge_color), self._font_size(height)
+            self.draw_text(label, corners[1], color=color, font_size=size, rotation=angle)
         return self.output
 
     def draw_circle(self, circle_coord, color, radius=3):
         """Draw a full circle around (x, y)."""
-        self.output.ax.add_patch(
-            mpl.patches.Circle(circle_coord, radius=radius, fill=True, color=color)
-        )
+        circle = mpl.patches.Circle(circle_coord, radius=radius, fill=True, color=color)
+        self.output.ax.add_patch(circle)
         return self.output
 
     def draw_line(self, x_data, y_data, color, linestyle="-", linewidth=None):
         """Draw a line through points of the given x and y."""
-        if linewidth is None:
-            linewidth = self._default_font_size / 3
-        self.output.ax.add_line(
-            mpl.lines.Line2D(
-                x_data,
-                y_data,
-                linewidth=max(linewidth, 1) * self.output.scale,
-                color=color,
-                linestyle=linestyle,
-            )
-        )
+        linewidth = self._default_font_size / 3 if linewidth is None else linewidth
+        width = max(linewidth, 1) * self.output.scale
+        line = mpl.lines.Line2D(x_data, y_data, linewidth=width, color=color, linestyle=linestyle)
+        self.output.ax.add_line(line)
         return self.output
 
     def draw_binary_mask(
@@ -227,24 +184,17 @@ class Canvas:
         """
         color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
         binary_mask = binary_mask.astype("uint8")
-        height, width = binary_mask.shape
         mask = GenericMask(binary_mask, self.output.height, self.output.width)
-        if mask.has_holes:
-            # polygons would fill the holes
+        drawn = mask.has_holes
+        if drawn:  # polygons would fill the holes
             self._overlay(color, (mask.mask == 1) * alpha)
-            drawn = True
-        else:
-            drawn = False
-            for polygon in mask.polygons:
-                area = mask_util.area(mask_util.frPyObjects([polygon], height, width))[0]
-                if area >= (area_threshold or 0):
-                    drawn = True
-                    self.draw_polygon(
-                        polygon.reshape(-1, 2), color=color, edge_color=edge_color, alpha=alpha
-                    )
+        for polygon in () if drawn else mask.polygons:
+            area = mask_util.area(mask_util.frPyObjects([polygon], *binary_mask.shape))[0]
+            if area >= (area_threshold or 0):
+                drawn = True
+                self.draw_polygon(polygon.reshape(-1, 2), color, edge_color, alpha)
         if text is not None and drawn:
-            lighter = self._change_color_brightness(color, brightness_factor=0.7)
-            self._draw_text_in_mask(binary_mask, text, lighter)
+            self._draw_text_in_mask(binary_mask, text, self._lighter(color))
         return self.output
 
     def draw_soft_mask(self, soft_mask, color=None, *, text=None, alpha=0.5):
@@ -252,14 +202,11 @@ class Canvas:
         color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
         self._overlay(color, soft_mask * alpha)
         if text is not None:
-            lighter = self._change_color_brightness(color, brightness_factor=0.7)
-            self._draw_text_in_mask((soft_mask > 0.5).astype("uint8"), text, lighter)
+            self._draw_text_in_mask((soft_mask > 0.5).astype("uint8"), text, self._lighter(color))
         return self.output
 
     def _overlay(self, color, opacity):
-        rgba = np.empty((*opacity.shape, 4), dtype="float32")
-        rgba[..., :3] = color
-        rgba[..., 3] = opacity
+        rgba = np.dstack([np.broadcast_to(color, (*opacity.shape, 3)), opacity]).astype("float32")
         self.output.ax.imshow(rgba, extent=(0, self.output.width, self.output.height, 0))
 
     def draw_polygon(self, segment, color, edge_color=None, alpha=0.5):
@@ -268,14 +215,10 @@ class Canvas:
             darken = alpha > 0.8
             edge_color = self._change_color_brightness(color, -0.7) if darken else color
         # Not add_patch: it measures the outline point by point, to adapt axes that are fixed here.
+        face, edge = (*mplc.to_rgb(color), alpha), (*mplc.to_rgb(edge_color), 1)
+        width = max(self._default_font_size // 15 * self.output.scale, 1)
         self.output.ax.add_artist(
-            mpl.patches.Polygon(
-                segment,
-                fill=True,
-                facecolor=(*mplc.to_rgb(color), alpha),
-                edgecolor=(*mplc.to_rgb(edge_color), 1),
-                linewidth=max(self._default_font_size // 15 * self.output.scale, 1),
-            )
+            mpl.patches.Polygon(segment, fill=True, facecolor=face, edgecolor=edge, linewidth=width)
         )
         return self.output
 
@@ -285,6 +228,9 @@ class Canvas:
         hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
         lightness = min(max(lightness * (1 + brightness_factor), 0.0), 1.0)
         return tuple(np.clip(colorsys.hls_to_rgb(hue, lightness, saturation), 0.0, 1.0))
+
+    def _lighter(self, color):
+        return self._change_color_brightness(color, brightness_factor=0.7)
 
     def _jitter(self, color):
         """A random colour near `color`, both RGB in 0..1."""
@@ -305,13 +251,8 @@ class Canvas:
         scale, height = self.output.scale, y1 - y0
         if height * (x1 - x0) < _SMALL_OBJECT_AREA_THRESH * scale or height < 40 * scale:
             position = (x1, y0) if y1 >= self.output.height - 5 else (x0, y1)
-        self.draw_text(
-            label,
-            position,
-            color=self._change_color_brightness(color, brightness_factor=0.7),
-            horizontal_alignment=alignment,
-            font_size=self._font_size(height),
-        )
+        style = {"color": self._lighter(color), "horizontal_alignment": alignment}
+        self.draw_text(label, position, font_size=self._font_size(height), **style)
 
     def _draw_text_in_mask(self, binary_mask, text, color):
         """Write at the median of the largest piece of a mask, and of other very large ones."""

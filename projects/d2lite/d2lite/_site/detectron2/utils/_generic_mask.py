@@ -91,17 +91,14 @@ class GenericMask:
         if isinstance(m, dict):
             assert "counts" in m and "size" in m
             if isinstance(m["counts"], list):
-                h, w = m["size"]
-                assert h == height and w == width, f"RLE of {h, w}, target {height, width}"
-                m = mask_util.frPyObjects(m, h, w)
+                assert tuple(m["size"]) == (height, width), f"{m['size']}, target {height, width}"
+                m = mask_util.frPyObjects(m, height, width)
             self._mask = mask_util.decode(m)
         elif isinstance(m, list):
             self._polygons = [np.asarray(polygon).reshape(-1) for polygon in m]
         elif isinstance(m, np.ndarray):
             assert m.shape[1] != 2, m.shape
-            assert m.shape == (height, width), (
-                f"mask shape: {m.shape}, target dims: {height}, {width}"
-            )
+            assert m.shape == (height, width), f"mask shape: {m.shape}, target: {height}, {width}"
             self._mask = m.astype("uint8")
         else:
             raise ValueError(f"GenericMask cannot handle object {m} of type '{type(m)}'")
@@ -120,12 +117,9 @@ class GenericMask:
 
     @property
     def has_holes(self):
-        if self._has_holes is None:
-            if self._mask is None:
-                self._has_holes = False
-            else:
-                self._polygons, self._has_holes = self.mask_to_polygons(self._mask)
-        return self._has_holes
+        if self._has_holes is None and self._mask is not None:
+            self._polygons, self._has_holes = self.mask_to_polygons(self._mask)
+        return bool(self._has_holes)
 
     def mask_to_polygons(self, mask):
         """Borders through the centres of the mask's outermost pixels, and whether it has holes."""

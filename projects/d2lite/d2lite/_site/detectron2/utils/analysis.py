@@ -14,25 +14,19 @@ from torch import nn
 
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, ROIMasks
 
-__all__ = [
-    "activation_count_operators",
-    "flop_count_operators",
-    "parameter_count_table",
-    "parameter_count",
-    "FlopCountAnalysis",
-]
+__all__ = ["activation_count_operators", "flop_count_operators", "parameter_count_table"]
+__all__ += ["parameter_count", "FlopCountAnalysis"]
 
 FLOPS_MODE = "flops"
 ACTIVATIONS_MODE = "activations"
 # Cheap beside convolutions and matrix products: counted as nothing.
-_IGNORED_OPS = {
-    *(f"aten::{name}" for name in ("add", "add_", "argmax", "argsort", "batch_norm")),
-    *(f"aten::{name}" for name in ("constant_pad_nd", "div", "div_", "exp", "log2")),
-    *(f"aten::{name}" for name in ("max_pool2d", "meshgrid", "mul", "mul_", "neg")),
-    *(f"aten::{name}" for name in ("nonzero_numpy", "reciprocal", "repeat_interleave", "rsub")),
-    *(f"aten::{name}" for name in ("sigmoid", "sigmoid_", "softmax", "sort", "sqrt", "sub")),
-    "torchvision::nms",
-}
+_IGNORED_OPS = ["torchvision::nms"]
+_IGNORED_OPS += [
+    f"aten::{name}"
+    for name in """add add_ argmax argsort batch_norm constant_pad_nd div div_ exp log2 max_pool2d
+    meshgrid mul mul_ neg nonzero_numpy reciprocal repeat_interleave rsub sigmoid sigmoid_ softmax
+    sort sqrt sub""".split()
+]
 
 
 def _tensors(obj: Any) -> list[torch.Tensor]:

@@ -18,9 +18,8 @@ def _version_and_folder(name: str) -> str:
         module = importlib.import_module(name)
     except ImportError:
         return "Not found"
-    version = str(getattr(module, "__version__", "unknown version"))
-    folders = list(getattr(module, "__path__", []))
-    return f"{version} @{folders[0]}" if folders else version
+    folders = [f" @{folder}" for folder in getattr(module, "__path__", [])]
+    return str(getattr(module, "__version__", "unknown version")) + "".join(folders[:1])
 
 
 def _driver_version() -> str:
@@ -62,9 +61,8 @@ def collect_env_info() -> str:
         ("PyTorch debug build", torch.version.debug),
         *_gpu_rows(),
     ]
-    packages = {"Pillow": "PIL", "torchvision": "torchvision", "fvcore": "fvcore"}
-    packages |= {"iopath": "iopath", "cv2": "cv2"}
-    rows += [(title, _version_and_folder(name)) for title, name in packages.items()]
+    rows += [("Pillow", _version_and_folder("PIL"))]
+    rows += [(x, _version_and_folder(x)) for x in ("torchvision", "fvcore", "iopath", "cv2")]
     return f"{tabulate(rows)}\n{torch.__config__.show()}"
 
 

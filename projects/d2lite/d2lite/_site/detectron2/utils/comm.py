@@ -41,9 +41,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     global _LOCAL_PROCESS_GROUP
     assert _LOCAL_PROCESS_GROUP is None, "The local process group exists already"
     world_size = get_world_size()
-    assert world_size % num_workers_per_machine == 0, (
-        f"{world_size} processes can't be split into machines of {num_workers_per_machine}"
-    )
+    assert world_size % num_workers_per_machine == 0, (world_size, num_workers_per_machine)
     # Every process takes part in making every group, its own or not.
     for first in range(0, world_size, num_workers_per_machine):
         ranks = range(first, first + num_workers_per_machine)
@@ -80,19 +78,15 @@ def synchronize() -> None:
     """Wait until every process has come here."""
     if get_world_size() == 1:
         return
-    if dist.get_backend() == dist.Backend.NCCL:
-        # NCCL guesses the device otherwise.
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    # NCCL guesses the device otherwise.
+    on_gpu = dist.get_backend() == dist.Backend.NCCL
+    dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @functools.lru_cache
 def _get_global_gloo_group():
     """Group of all processes that can send objects from the CPU."""
-    if dist.get_backend() == "nccl":
-        return dist.new_group(backend="gloo")
-    return dist.group.WORLD
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
 def all_gather(data: Any, group=None) -> list[Any]:

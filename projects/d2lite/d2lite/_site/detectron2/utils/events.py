@@ -1,5 +1,6 @@
 """Storage of the numbers and images that training produces, and the writers that report them."""
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -7,7 +8,6 @@ import logging
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -15,15 +15,8 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
-    "has_event_storage",
-]
+__all__ = ["CommonMetricPrinter", "EventStorage", "EventWriter", "JSONWriter"]
+__all__ += ["TensorboardXWriter", "get_event_storage", "has_event_storage"]
 
 _active: list["EventStorage"] = []
 
@@ -79,19 +72,15 @@ class EventStorage:
         """Keep the histogram of a one-dimensional tensor for the TensorBoard writer."""
         low, high = hist_tensor.min().item(), hist_tensor.max().item()
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float32)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": low,
-                "max": high,
-                "num": len(hist_tensor),
-                "sum": float(hist_tensor.sum()),
-                "sum_squares": float(hist_tensor.square().sum()),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
-                "global_step": self._iter,
-            }
-        )
+        histogram = {"tag": hist_name, "min": low, "max": high, "num": len(hist_tensor)}
+        histogram |= {
+            "sum": float(hist_tensor.sum()),
+            "sum_squares": float(hist_tensor.square().sum()),
+            "bucket_limits": edges[1:].tolist(),
+            "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
+            "global_step": self._iter,
+        }
+        self._histograms.append(histogram)
 
     def history(self, name):
         """The ``HistoryBuffer`` of one scalar.
@@ -113,23 +102,18 @@ class EventStorage:
 
     def latest_with_smoothing_hint(self, window_size=20):
         """As `latest`, but the median over the window where the scalar's hint asks for one."""
-        return {
-            name: (
-                self._history[name].median(self.count_samples(name, window_size))
-                if self._smoothed[name]
-                else value,
-                iteration,
-            )
-            for name, (value, iteration) in self._latest.items()
-        }
+        result = dict(self._latest)
+        for name, (_, iteration) in self._latest.items():
+            if self._smoothed[name]:
+                window = self.count_samples(name, window_size)
+                result[name] = self._history[name].median(window), iteration
+        return result
 
     def count_samples(self, name, window_size=20):
         """Number of values of a scalar in the last ``window_size`` iterations before its newest."""
         data = self._history[name].values()
-        if not data:
-            return 0
-        oldest = data[-1][1] - window_size
-        return sum(1 for _ in itertools.takewhile(lambda entry: entry[1] > oldest, reversed(data)))
+        recent = itertools.takewhile(lambda x: x[1] > data[-1][1] - window_size, reversed(data))
+        return sum(1 for _ in recent)
 
     def smoothing_hints(self):
         """Hint of every scalar."""
@@ -148,10 +132,7 @@ class EventStorage:
     def iter(self, val):
         self._iter = int(val)
 
-    @property
-    def iteration(self):
-        """Same as ``iter``."""
-        return self._iter
+    iteration = property(lambda self: self._iter, doc="Same as ``iter``.")
 
     def __enter__(self):
         _active.append(self)
@@ -161,7 +142,7 @@ class EventStorage:
         assert _active[-1] is self
         _active.pop()
 
-    @contextmanager
+    @contextlib.contextmanager
     def name_scope(self, name):
         """Put ``name/`` before all names of scalars recorded in this block."""
         outer, self._prefix = self._prefix, name.rstrip("/") + "/"
@@ -204,19 +185,15 @@ class JSONWriter(EventWriter):
         self._last_write = -1
 
     def write(self):
-        rows: dict[int, dict] = {}
-        for name, value, step in _unwritten(
-            get_event_storage(), self._window_size, self._last_write
-        ):
+        rows, storage = {}, get_event_storage()
+        for name, value, step in _unwritten(storage, self._window_size, self._last_write):
             rows.setdefault(step, {"iteration": step})[name] = value
         for step in sorted(rows):
             self._file_handle.write(json.dumps(rows[step], sort_keys=True) + "\n")
             self._last_write = step
         self._file_handle.flush()
-        try:
+        with contextlib.suppress(AttributeError):  # remote files have no descriptor
             os.fsync(self._file_handle.fileno())
-        except AttributeError:  # remote files have no descriptor
-            pass
 
     def close(self):
         self._file_handle.close()
@@ -238,11 +215,10 @@ class TensorboardXWriter(EventWriter):
 
     def write(self):
         storage = get_event_storage()
-        new = _unwritten(storage, self._window_size, self._last_write)
-        for name, value, step in new:
+        written = self._last_write
+        for name, value, step in _unwritten(storage, self._window_size, written):
             self._writer.add_scalar(name, value, step)
-        self._last_write = max([step for _, _, step in new], default=self._last_write)
-
+            self._last_write = max(self._last_write, step)
         for image in storage._vis_data:
             self._writer.add_image(*image)
         storage.clear_images()
@@ -288,15 +264,12 @@ class CommonMetricPrinter(EventWriter):
         )
 
     def _times(self, storage) -> str:
-        known = storage.histories()
-        text = ""
-        if "time" in known:
-            history = known["time"]
-            text += f"time: {history.global_avg():.4f}  last_time: {history.latest():.4f}  "
-        if "data_time" in known:
-            history = known["data_time"]
-            average = history.avg(storage.count_samples("data_time", self._window_size))
-            text += f"data_time: {average:.4f}  last_data_time: {history.latest():.4f}  "
+        known, text = storage.histories(), ""
+        for name in ("time", "data_time"):
+            if history := known.get(name):
+                window = storage.count_samples(name, self._window_size)
+                average = history.global_avg() if name == "time" else history.avg(window)
+                text += f"{name}: {average:.4f}  last_{name}: {history.latest():.4f}  "
         return text
 
     def write(self):

@@ -36,11 +36,9 @@ class _ColorfulFormatter(logging.Formatter):
 
     def formatMessage(self, record):
         record.name = record.name.replace(self._root_name, self._abbrev_name)
-        log = super().formatMessage(record)
-        if record.levelno not in _PREFIXES:
-            return log
-        text, attrs = _PREFIXES[record.levelno]
-        return colored(text, "red", attrs=attrs) + " " + log
+        text, attrs = _PREFIXES.get(record.levelno, ("", None))
+        prefix = colored(text, "red", attrs=attrs) + " " if text else ""
+        return prefix + super().formatMessage(record)
 
 
 @functools.lru_cache  # so that calling it again doesn't add handlers
@@ -71,20 +69,18 @@ def setup_logger(
     logger.propagate = enable_propagation
     plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE)
     if configure_stdout and distributed_rank == 0:
-        if abbrev_name is None:
-            abbrev_name = "d2" if name == "detectron2" else name
+        default = "d2" if name == "detectron2" else name
         colorful = _ColorfulFormatter(
             colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s",
             datefmt=_DATE,
             root_name=name,
-            abbrev_name=str(abbrev_name),
+            abbrev_name=str(default if abbrev_name is None else abbrev_name),
         )
         _add_handler(logger, sys.stdout, colorful if color else plain)
     if output is not None:
         is_file = output.endswith((".txt", ".log"))
         filename = output if is_file else os.path.join(output, "log.txt")
-        if distributed_rank > 0:
-            filename += f".rank{distributed_rank}"
+        filename += f".rank{distributed_rank}" if distributed_rank > 0 else ""
         PathManager.mkdirs(os.path.dirname(filename) or ".")
         _add_handler(logger, _cached_log_stream(filename), plain)
     return logger
@@ -127,8 +123,7 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key=
     keys = (key,) if isinstance(key, str) else key
     assert len(keys) > 0
     module, caller = _find_caller()
-    parts = {"caller": caller, "message": (msg,)}
-    seen = sum((parts[part] for part in ("caller", "message") if part in keys), ())
+    seen = (caller if "caller" in keys else ()) + ((msg,) if "message" in keys else ())
     _LOG_COUNTER[seen] += 1
     if _LOG_COUNTER[seen] <= n:
         logging.getLogger(name or module).log(lvl, msg)
@@ -153,14 +148,8 @@ def log_every_n_seconds(lvl: int, msg: str, n: int = 1, *, name: str | None = No
 
 def create_small_table(small_dict: dict) -> str:
     """Table of one row, in Markdown, with the keys as headers: for small dicts only."""
-    return tabulate(
-        [list(small_dict.values())],
-        headers=list(small_dict),
-        tablefmt="pipe",
-        floatfmt=".3f",
-        stralign="center",
-        numalign="center",
-    )
+    style = {"tablefmt": "pipe", "floatfmt": ".3f", "stralign": "center", "numalign": "center"}
+    return tabulate([list(small_dict.values())], headers=list(small_dict), **style)
 
 
 def _log_api_usage(identifier: str) -> None:

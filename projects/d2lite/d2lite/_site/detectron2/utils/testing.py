@@ -10,15 +10,8 @@ from detectron2 import model_zoo
 from detectron2.config import LazyConfig
 from detectron2.structures import Boxes, Instances, ROIMasks
 
-__all__ = [
-    "assert_instances_allclose",
-    "convert_scripted_instances",
-    "get_model_no_weights",
-    "min_torch_version",
-    "random_boxes",
-    "reload_lazy_config",
-    "reload_script_model",
-]
+__all__ = ["assert_instances_allclose", "convert_scripted_instances", "get_model_no_weights"]
+__all__ += ["min_torch_version", "random_boxes", "reload_lazy_config", "reload_script_model"]
 
 
 def get_model_no_weights(config_path: str) -> torch.nn.Module:
@@ -36,9 +29,7 @@ def random_boxes(num_boxes: int, max_coord: float = 100, device="cpu") -> torch.
 
 def convert_scripted_instances(instances) -> Instances:
     """Instances of what a scripted model returns in their place."""
-    assert hasattr(instances, "image_size"), (
-        f"Expect an Instances object, but got {type(instances)}!"
-    )
+    assert hasattr(instances, "image_size"), f"Expect Instances, but got {type(instances)}!"
     converted = Instances(instances.image_size)
     for name in instances._field_names:
         value = getattr(instances, "_" + name, None)
@@ -63,12 +54,9 @@ def assert_instances_allclose(
         x if isinstance(x, Instances) else convert_scripted_instances(x) for x in (input, other)
     )
     msg = (msg or "Two Instances are different!").rstrip() + " "
-    sizes = (input.image_size, other.image_size)
-    if size_as_tensor:
-        same_size = torch.equal(*(torch.as_tensor(size) for size in sizes))
-    else:
-        same_size = sizes[0] == sizes[1]
-    assert same_size, f"{msg}image_size is {sizes[0]} vs. {sizes[1]}!"
+    sizes = input.image_size, other.image_size
+    same = torch.equal(*map(torch.as_tensor, sizes)) if size_as_tensor else sizes[0] == sizes[1]
+    assert same, f"{msg}image_size is {sizes[0]} vs. {sizes[1]}!"
     names, other_names = sorted(input.get_fields()), sorted(other.get_fields())
     assert names == other_names, f"{msg}Fields are {names} vs {other_names}!"
 
@@ -82,9 +70,8 @@ def assert_instances_allclose(
             magnitude = a.abs().max().item() if a.numel() else 0.0
             close = torch.allclose(a, b, atol=magnitude * rtol)
         else:
-            assert torch.equal(a, b), f"{msg}Field {name} is different!"
-            continue
-        assert close, f"{msg}Field {name} differs too much!"
+            close = torch.equal(a, b)
+        assert close, f"{msg}Field {name} is different!"
 
 
 def reload_script_model(module):
@@ -105,8 +92,6 @@ def reload_lazy_config(cfg):
 
 def min_torch_version(min_version: str) -> bool:
     """Whether PyTorch is at least `min_version`, such as "2.4"."""
-    found, wanted = (
-        tuple(int(x) for x in version.split("+")[0].split(".")[:2])
-        for version in (torch.__version__, min_version)
-    )
+    versions = [v.split("+")[0].split(".")[:2] for v in (torch.__version__, min_version)]
+    found, wanted = ([int(x) for x in version] for version in versions)
     return found >= wanted

@@ -30,9 +30,7 @@ class VideoVisualizer:
         """Take classes and colours from `metadata`; `instance_mode` is IMAGE or SEGMENTATION."""
         self.metadata = metadata
         self._old_instances = []
-        assert instance_mode in [ColorMode.IMAGE, ColorMode.SEGMENTATION], (
-            "Other mode not supported yet."
-        )
+        assert instance_mode in [ColorMode.IMAGE, ColorMode.SEGMENTATION], "Mode not supported yet."
         self._instance_mode = instance_mode
         self._max_num_instances = self.metadata.get("max_num_instances", 74)
         self._assigned_colors = {}
@@ -54,9 +52,7 @@ class VideoVisualizer:
         if count == 0:
             return frame_visualizer.output
 
-        def field(name):
-            return predictions.get(name) if predictions.has(name) else None
-
+        field = predictions.get_fields().get
         boxes, masks, classes = field("pred_boxes"), field("pred_masks"), field("pred_classes")
         boxes = None if boxes is None else boxes.tensor.numpy()
         classes = None if classes is None else classes.numpy()
@@ -64,12 +60,10 @@ class VideoVisualizer:
         if colors is None and predictions.has("ID"):
             colors = self._assign_colors_by_id(predictions)
         elif colors is None:
-            colors = self._assign_colors(
-                [_DetectedInstance(classes[i], boxes[i], None) for i in range(count)]
-            )
-        labels = _create_text_labels(
-            classes, field("scores"), self.metadata.get("thing_classes", None)
-        )
+            found = [_DetectedInstance(classes[i], boxes[i], None) for i in range(count)]
+            colors = self._assign_colors(found)
+        names = self.metadata.get("thing_classes", None)
+        labels = _create_text_labels(classes, field("scores"), names)
         threshold = self.metadata.get("period_threshold", 0)
         shown = [i for i in range(count) if periods is None or periods[i] > threshold]
         frame_visualizer.overlay_instances(
@@ -95,26 +89,15 @@ class VideoVisualizer:
         frame_visualizer = Visualizer(frame, self.metadata)
         pred = _PanopticPrediction(panoptic_seg, segments_info, self.metadata)
         for mask, segment in pred.semantic_masks():
-            category = segment["category_id"]
-            frame_visualizer.draw_binary_mask(
-                mask,
-                color=frame_visualizer._stuff_color(category),
-                text=self.metadata.stuff_classes[category],
-                alpha=alpha,
-                area_threshold=area_threshold,
-            )
+            frame_visualizer._draw_stuff(mask, segment["category_id"], area_threshold, alpha)
         instances = list(pred.instance_masks())
         if not instances:
             return frame_visualizer.output
         masks, segments = zip(*instances, strict=True)
         rles = mask_util.encode(np.asfortranarray(np.stack(masks, axis=2), dtype=np.uint8))
         categories = [segment["category_id"] for segment in segments]
-        colors = self._assign_colors(
-            [
-                _DetectedInstance(label, None, rle)
-                for label, rle in zip(categories, rles, strict=True)
-            ]
-        )
+        found = [_DetectedInstance(k, None, rle) for k, rle in zip(categories, rles, strict=True)]
+        colors = self._assign_colors(found)
         frame_visualizer.overlay_instances(
             masks=masks,
             labels=[self.metadata.thing_classes[k] for k in categories],
@@ -164,9 +147,7 @@ class VideoVisualizer:
             if identity in self._assigned_colors:
                 gone.discard(identity)
             else:
-                assert self._color_idx_set, (
-                    f"Number of id exceeded maximum, max = {self._max_num_instances}"
-                )
+                assert self._color_idx_set, f"More than {self._max_num_instances} ids"
                 self._assigned_colors[identity] = self._color_idx_set.pop()
             colors.append(self._color_pool[self._assigned_colors[identity]])
         for identity in gone:

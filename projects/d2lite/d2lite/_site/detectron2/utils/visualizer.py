@@ -35,18 +35,14 @@ class _PanopticPrediction:
         ids, areas = torch.unique(panoptic_seg, sorted=True, return_counts=True)
         if segments_info is None:
             assert metadata is not None
-            things = set(metadata.thing_dataset_id_to_contiguous_id.values())
-            categories = {i: i // metadata.label_divisor for i in ids.tolist() if i != -1}
-            segments_info = [
-                {"id": i, "category_id": category, "isthing": category in things}
-                for i, category in categories.items()
-            ]
-        self._sinfo = {s["id"]: dict(s) for s in segments_info}
-        order = np.argsort(-areas.numpy())
-        self._seg_ids = ids[order].tolist()
-        for segment_id, area in zip(self._seg_ids, areas[order].tolist(), strict=True):
-            if segment_id in self._sinfo:
-                self._sinfo[segment_id]["area"] = float(area)
+            things, segments_info = metadata.thing_dataset_id_to_contiguous_id.values(), []
+            for i in ids[ids != -1].tolist():
+                category = i // metadata.label_divisor
+                segment = {"id": i, "category_id": category, "isthing": category in things}
+                segments_info.append(segment)
+        area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        self._sinfo = {s["id"]: s | {"area": float(area.get(s["id"], 0))} for s in segments_info}
+        self._seg_ids = ids[np.argsort(-areas.numpy())].tolist()
 
     def non_empty_mask(self):
         """(H, W) mask of what belongs to a segment."""
@@ -54,13 +50,13 @@ class _PanopticPrediction:
         if not empty:
             return np.zeros(self._seg.shape, dtype=np.uint8)
         assert len(empty) == 1, ">1 ids corresponds to no labels. This is currently not supported"
-        return (self._seg != empty[0]).numpy().astype(bool)
+        return (self._seg != empty[0]).numpy()
 
     def _masks(self, things: bool):
         for segment_id in self._seg_ids:
             segment = self._sinfo.get(segment_id)
             if segment is not None and bool(segment["isthing"]) == things:
-                yield (self._seg == segment_id).numpy().astype(bool), segment
+                yield (self._seg == segment_id).numpy(), segment
 
     def semantic_masks(self):
         """Pairs of mask (H, W) and segment, for stuff."""
@@ -73,15 +69,12 @@ class _PanopticPrediction:
 
 def _create_text_labels(classes, scores, class_names, is_crowd=None):
     """Labels such as "cat 98%|crowd"; None if there are neither classes nor scores."""
-    labels = None
+    columns = []
     if classes is not None:
-        named = class_names is not None and len(class_names) > 0
-        labels = [class_names[i] if named else str(i) for i in classes]
+        columns.append([class_names[i] if class_names else str(i) for i in classes])
     if scores is not None:
-        percents = [f"{score * 100:.0f}%" for score in scores]
-        if labels is not None:
-            percents = [" ".join(pair) for pair in zip(labels, percents, strict=False)]
-        labels = percents
+        columns.append([f"{score * 100:.0f}%" for score in scores])
+    labels = [" ".join(row) for row in zip(*columns, strict=False)] if columns else None
     if labels is not None and is_crowd is not None:
         pairs = zip(labels, is_crowd, strict=False)
         labels = [label + "|crowd" * bool(crowd) for label, crowd in pairs]
@@ -120,35 +113,25 @@ class Visualizer(Canvas):
 
     def draw_instance_predictions(self, predictions):
         """Draw what `predictions` have of boxes, masks, classes, scores, keypoints (on the CPU)."""
-
-        def field(name):
-            return predictions.get(name) if predictions.has(name) else None
-
-        classes, masks, keypoints = field("pred_classes"), field("pred_masks"), None
+        field = predictions.get_fields().get
+        classes, masks = field("pred_classes"), field("pred_masks")
         classes = None if classes is None else classes.tolist()
-        labels = _create_text_labels(
-            classes, field("scores"), self.metadata.get("thing_classes", None)
-        )
+        names = self.metadata.get("thing_classes", None)
+        labels = _create_text_labels(classes, field("scores"), names)
         colors = self._class_colors(classes)
         alpha = 0.5 if colors is None else 0.8
         if self._instance_mode == ColorMode.IMAGE_BW:
             covered = None if masks is None else (masks.any(dim=0) > 0).numpy()
             self.output.reset_image(self._create_grayscale_image(covered))
             alpha = 0.3
-        if masks is not None:
-            masks = [
-                GenericMask(np.asarray(m), self.output.height, self.output.width) for m in masks
-            ]
-        keypoints = field("pred_keypoints")
-        self.overlay_instances(
-            masks=masks,
+        return self.overlay_instances(
+            masks=None if masks is None else [np.asarray(m) for m in masks],
             boxes=field("pred_boxes"),
             labels=labels,
-            keypoints=keypoints,
+            keypoints=field("pred_keypoints"),
             assigned_colors=colors,
             alpha=alpha,
         )
-        return self.output
 
     def draw_sem_seg(self, sem_seg, area_threshold=None, alpha=0.8):
         """Draw a label map (H, W); labels beyond the metadata's ``stuff_classes`` are left out."""
@@ -156,15 +139,19 @@ class Visualizer(Canvas):
         labels, areas = np.unique(sem_seg, return_counts=True)
         for label in labels[np.argsort(-areas)].tolist():
             if label < len(self.metadata.stuff_classes):
-                self.draw_binary_mask(
-                    (sem_seg == label).astype(np.uint8),
-                    color=self._stuff_color(label),
-                    edge_color=_OFF_WHITE,
-                    text=self.metadata.stuff_classes[label],
-                    alpha=alpha,
-                    area_threshold=area_threshold,
-                )
+                mask = (sem_seg == label).astype(np.uint8)
+                self._draw_stuff(mask, label, area_threshold, alpha, _OFF_WHITE)
         return self.output
+
+    def _draw_stuff(self, mask, category, area_threshold, alpha, edge_color=None):
+        self.draw_binary_mask(
+            mask,
+            color=self._stuff_color(category),
+            edge_color=edge_color,
+            text=self.metadata.stuff_classes[category],
+            alpha=alpha,
+            area_threshold=area_threshold,
+        )
 
     def draw_panoptic_seg(self, panoptic_seg, segments_info, area_threshold=None, alpha=0.7):
         """Draw a panoptic map.
@@ -180,27 +167,16 @@ class Visualizer(Canvas):
         if self._instance_mode == ColorMode.IMAGE_BW:
             self.output.reset_image(self._create_grayscale_image(pred.non_empty_mask()))
         for mask, segment in pred.semantic_masks():
-            category = segment["category_id"]
-            self.draw_binary_mask(
-                mask,
-                color=self._stuff_color(category),
-                edge_color=_OFF_WHITE,
-                text=self.metadata.stuff_classes[category],
-                alpha=alpha,
-                area_threshold=area_threshold,
-            )
+            self._draw_stuff(mask, segment["category_id"], area_threshold, alpha, _OFF_WHITE)
         instances = list(pred.instance_masks())
         if not instances:
             return self.output
         masks, segments = zip(*instances, strict=True)
         categories = [s["category_id"] for s in segments]
         scored = all("score" in s for s in segments)
-        labels = _create_text_labels(
-            categories,
-            [s["score"] for s in segments] if scored else None,
-            self.metadata.thing_classes,
-            [s.get("iscrowd", 0) for s in segments],
-        )
+        scores = [s["score"] for s in segments] if scored else None
+        crowds = [s.get("iscrowd", 0) for s in segments]
+        labels = _create_text_labels(categories, scores, self.metadata.thing_classes, crowds)
         try:
             colors = self._thing_colors(categories)
         except AttributeError:
@@ -224,9 +200,8 @@ class Visualizer(Canvas):
         if pan_seg is None and "pan_seg_file_name" in dic:
             pan_seg = _read_pixels(dic["pan_seg_file_name"]).astype(int) @ (1, 256, 65536)
         if pan_seg is not None:
-            self.draw_panoptic_seg(
-                torch.as_tensor(pan_seg), dic["segments_info"], area_threshold=0, alpha=0.5
-            )
+            pan_seg = torch.as_tensor(pan_seg)
+            self.draw_panoptic_seg(pan_seg, dic["segments_info"], area_threshold=0, alpha=0.5)
         return self.output
 
     def _draw_annotations(self, annotations):
@@ -237,20 +212,18 @@ class Visualizer(Canvas):
             keypoints = np.array([a["keypoints"] for a in annotations])
             keypoints = keypoints.reshape(len(annotations), -1, 3)
         boxes = [
-            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
-            if len(a["bbox"]) == 4
-            else a["bbox"]
+            a["bbox"]
+            if len(a["bbox"]) != 4
+            else BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
             for a in annotations
         ]
-        categories = [a["category_id"] for a in annotations]
-        labels = _create_text_labels(
-            categories,
-            scores=None,
-            class_names=self.metadata.get("thing_classes", None),
-            is_crowd=[a.get("iscrowd", 0) for a in annotations],
+        categories, names = (
+            [a["category_id"] for a in annotations],
+            self.metadata.get("thing_classes"),
         )
+        crowds = [a.get("iscrowd", 0) for a in annotations]
         self.overlay_instances(
-            labels=labels,
+            labels=_create_text_labels(categories, None, names, crowds),
             boxes=boxes,
             masks=masks,
             keypoints=keypoints,
@@ -291,9 +264,7 @@ class Visualizer(Canvas):
         if count == 0:
             return self.output
         if boxes is not None and boxes.shape[1] == 5:
-            return self.overlay_rotated_instances(
-                boxes=boxes, labels=labels, assigned_colors=assigned_colors
-            )
+            return self.overlay_rotated_instances(boxes, labels, assigned_colors)
         order = range(count)
         if boxes is not None:
             order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist()
@@ -306,12 +277,8 @@ class Visualizer(Canvas):
                 for polygon in masks[i].polygons:
                     self.draw_polygon(polygon.reshape(-1, 2), assigned_colors[i], alpha=alpha)
             if labels is not None:
-                self._label_instance(
-                    labels[i],
-                    assigned_colors[i],
-                    None if boxes is None else boxes[i],
-                    None if masks is None else masks[i],
-                )
+                box, mask = (None if x is None else x[i] for x in (boxes, masks))
+                self._label_instance(labels[i], assigned_colors[i], box, mask)
         for points in () if keypoints is None else keypoints:
             self.draw_and_connect_keypoints(points)
         return self.output
@@ -323,11 +290,8 @@ class Visualizer(Canvas):
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
         boxes = np.asarray(boxes).reshape(count, -1)
         for i in np.argsort(-(boxes[:, 2] * boxes[:, 3])).tolist() if count else ():
-            self.draw_rotated_box_with_label(
-                boxes[i],
-                edge_color=assigned_colors[i],
-                label=labels[i] if labels is not None else None,
-            )
+            label = None if labels is None else labels[i]
+            self.draw_rotated_box_with_label(boxes[i], edge_color=assigned_colors[i], label=label)
         return self.output
 
     def _create_grayscale_image(self, mask=None):
@@ -348,12 +312,8 @@ class Visualizer(Canvas):
             masks = masks.tensor
         if isinstance(masks, torch.Tensor):
             masks = masks.numpy()
-        return [
-            m
-            if isinstance(m, GenericMask)
-            else GenericMask(m, self.output.height, self.output.width)
-            for m in masks
-        ]
+        size = self.output.height, self.output.width
+        return [m if isinstance(m, GenericMask) else GenericMask(m, *size) for m in masks]
 
     def _convert_keypoints(self, keypoints):
         return np.asarray(getattr(keypoints, "tensor", keypoints))
