@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Draws what the training loader feeds, after augmentation: instances beside semantic labels.
+"""Draws what the training loader feeds, after augmentation.
+
+Panoptic sets: instances beside semantic labels. Semantic sets: the image beside its labels.
 
     python tools/visualize_data.py --config-file configs/panoptic_lvt.py --num 8 --output DIR
 
@@ -47,23 +49,33 @@ def bright_semantic_metadata(metadata: Metadata) -> Metadata:
 
 
 def draw(sample: dict, image_format: str, metadata: Metadata) -> np.ndarray:
-    """Picture (H, 2W, 3) of one mapped sample: boxes, masks and labels; semantic labels."""
+    """Picture (H, 2W, 3) of one mapped sample: boxes and masks, if any; semantic labels."""
     from detectron2.utils.visualizer import Visualizer  # Detectron2's needs OpenCV
 
     image = sample["image"].permute(1, 2, 0).numpy()
     image = detection_utils.convert_image_to_rgb(image, image_format).astype(np.uint8)
     scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
-    instances = sample["instances"]
-    left = Visualizer(image, metadata, scale=scale).overlay_instances(
-        boxes=instances.gt_boxes,
-        masks=instances.gt_masks,
-        labels=[metadata.thing_classes[c] for c in instances.gt_classes.tolist()],
-        assigned_colors=instance_colors(len(instances)),
-    )
+    left = Visualizer(image, metadata, scale=scale)
+    if "instances" in sample:
+        instances = sample["instances"]
+        left.overlay_instances(
+            boxes=instances.gt_boxes,
+            masks=instances.gt_masks,
+            labels=[metadata.thing_classes[c] for c in instances.gt_classes.tolist()],
+            assigned_colors=instance_colors(len(instances)),
+        )
     right = Visualizer(image, bright_semantic_metadata(metadata), scale=scale).draw_sem_seg(
         sample["sem_seg"], area_threshold=0, alpha=0.7
     )
-    return np.concatenate([left.get_image(), right.get_image()], axis=1)
+    return np.concatenate([left.get_output().get_image(), right.get_image()], axis=1)
+
+
+def summary(sample: dict, metadata: Metadata) -> str:
+    """What a mapped sample holds, in a few words."""
+    if "instances" in sample:
+        return f"{len(sample['instances'])} instances"
+    labels = [i for i in sample["sem_seg"].unique().tolist() if i != metadata.ignore_label]
+    return "; ".join(metadata.stuff_classes[i] for i in labels) or "void"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,7 +105,8 @@ def visualize(train: DictConfig, num: int, output: Path) -> None:
     """Write ``num`` pictures of a training loader's config into ``output``, named after images."""
     train.num_workers = 0  # so that the seed decides everything
     # A set can be looked at before the model fits it.
-    train.dataset.update({key: None for key in ("num_things", "num_stuff") if key in train.dataset})
+    compared = {"num_things", "num_stuff", "num_classes"} & set(train.dataset)
+    train.dataset.update(dict.fromkeys(compared))
     names = train.dataset.names
     metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
     output.mkdir(parents=True, exist_ok=True)
@@ -103,7 +116,7 @@ def visualize(train: DictConfig, num: int, output: Path) -> None:
             picture = draw(sample, train.mapper.image_format, metadata)
             path = output / f"{drawn:03d}_{Path(sample['file_name']).stem}.png"
             Image.fromarray(picture).save(path)
-            print(f"{path}: {len(sample['instances'])} instances")
+            print(f"{path}: {summary(sample, metadata)}")
             drawn += 1
             if drawn == num:
                 return

@@ -6,9 +6,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from lvt_d2.data import register_panoptic_dataset
+from lvt_d2.data import register_panoptic_dataset, register_semantic_dataset
+from lvt_d2.data.ade20k_meta import ADE20K_CLASSES
+from tests.synthetic_ade20k import write_ade20k
 
 ROOT = Path(__file__).parents[2]
+SEMANTIC = str(ROOT / "configs/segformer_lvt.py")
 CONFIG = """
 from detectron2.config import LazyCall as L, LazyConfig
 from lvt_d2.data import PanopticMapper, build_train_loader, get_panoptic_dicts
@@ -59,6 +62,24 @@ def test_pictures(visualize_data, config, tmp_path, capsys):
     assert picture.shape == (480, 1440, 3)
     # Void keeps the image; grass and sky are painted over on the right half.
     assert np.abs(picture[30:230, 900:1400].astype(int) - picture[30:230, 180:680]).mean() > 5
+
+
+def test_semantic_labels(visualize_data, tmp_path, capsys):
+    tree = write_ade20k(tmp_path, 2, 1, sizes=[(96, 128)])
+    folders = [str(tree / kind / "training") for kind in ("images", "annotations")]
+    register_semantic_dataset("ade_to_draw", *folders, ADE20K_CLASSES, reduce_zero_label=True)
+    try:
+        options = ["dataloader.train.dataset.names=ade_to_draw", "model.sem_seg_head.num_classes=9"]
+        options = ["--config-file", SEMANTIC, "--num", "2", "--output", str(tmp_path), *options]
+        assert visualize_data.main([*options, "dataloader.train.total_batch_size=2"]) == 0
+    finally:
+        DatasetCatalog.remove("ade_to_draw")
+        MetadataCatalog.remove("ade_to_draw")
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert [np.asarray(Image.open(p)).shape for p in pictures] == [(512, 1024, 3)] * 2
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert all(name in ADE20K_CLASSES for name in printed[0].split(": ")[1].split("; "))
 
 
 def test_overrides(visualize_data, config, tmp_path):
