@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvt_d2.layers.kernels import FastLayer
 
-class AtrousQuery(nn.Module):
+
+class AtrousQuery(FastLayer):
     """Sum of one shared depthwise 3x3 kernel applied at several dilations, SiLU after each.
 
     Sharing the kernel makes the extra scales free in parameters (9C, whatever the rates).
@@ -20,6 +22,8 @@ class AtrousQuery(nn.Module):
         (B, H, W, C) -> (B, H, W, C).
     """
 
+    operation = "atrous_query"
+
     def __init__(self, dim: int, rates: Sequence[int] = (1, 3, 5)):
         super().__init__()
         self.rates = tuple(rates)
@@ -28,7 +32,8 @@ class AtrousQuery(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim, 1, 3, 3))
         nn.init.kaiming_uniform_(self.weight, a=0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reference(self, x: Tensor) -> Tensor:
+        """One convolution after another."""
         x = x.permute(0, 3, 1, 2)
         total = None
         for rate in self.rates:

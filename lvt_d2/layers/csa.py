@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvt_d2.layers.init import init_linear
+from lvt_d2.layers.kernels import FastLayer
 
 K = 3  # side of a window; windows step by 2 pixels, and a border of 1 zero pixel is added
 
 
-class CSA(nn.Module):
+class CSA(FastLayer):
     """Self-attention inside 3x3 windows of stride 2, with a value matrix for every position.
 
     A 3x3 convolution is a sum over positions of ``V_p x_p``. Here every window mixes these nine
@@ -26,6 +27,7 @@ class CSA(nn.Module):
     Args:
         dim: channels C.
         num_heads: heads; C must be divisible by it.
+        memory_efficient: keep nothing but the input for the backward pass.
 
     Shape:
         (B, H, W, C) -> (B, H, W, C), any H and W.
@@ -34,8 +36,10 @@ class CSA(nn.Module):
         ValueError: ``dim`` is not divisible by ``num_heads``.
     """
 
-    def __init__(self, dim: int, num_heads: int):
-        super().__init__()
+    operation = "csa"
+
+    def __init__(self, dim: int, num_heads: int, memory_efficient: bool = False):
+        super().__init__(memory_efficient)
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
@@ -47,7 +51,8 @@ class CSA(nn.Module):
         init_linear(self.proj)
         nn.init.normal_(self.value_weight, std=math.sqrt(2 / (K * K * dim)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reference(self, x: Tensor) -> Tensor:
+        """Every window at once."""
         H, W, C = x.shape[1:]
         B, h, w = x.shape[0], (H + 1) // 2, (W + 1) // 2
         values = torch.bmm(gather_windows(x).flatten(1, 3), self.value_weight.transpose(1, 2))

@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvt_d2.layers.init import init_conv, init_linear
+from lvt_d2.layers.kernels import FastLayer
 
 
-class MLP(nn.Module):
+class MLP(FastLayer):
     """Linear, optional depthwise 3x3 convolution, GELU, linear.
 
     The depthwise convolution tells tokens where they are: LVT has no position embedding.
@@ -15,13 +16,16 @@ class MLP(nn.Module):
         dim: channels C of input and output.
         ratio: hidden channels divided by C.
         depthwise: put a depthwise 3x3 convolution before the GELU.
+        memory_efficient: keep nothing but the input for the backward pass.
 
     Shape:
         (B, H, W, C) -> (B, H, W, C); without ``depthwise`` any (..., C).
     """
 
-    def __init__(self, dim: int, ratio: int, depthwise: bool):
-        super().__init__()
+    operation = "mlp"
+
+    def __init__(self, dim: int, ratio: int, depthwise: bool, memory_efficient: bool = False):
+        super().__init__(memory_efficient)
         hidden = dim * ratio
         self.fc1 = nn.Linear(dim, hidden)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else None
@@ -33,7 +37,8 @@ class MLP(nn.Module):
         if self.dwconv is not None:
             init_conv(self.dwconv)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reference(self, x: Tensor) -> Tensor:
+        """All tokens and all hidden channels at once."""
         x = self.fc1(x)
         if self.dwconv is not None:
             x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
