@@ -10,6 +10,7 @@ from timm.data.readers.class_map import load_class_map
 from torch.utils.data import Dataset, IterableDataset
 
 from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
+from lvt_imagenet import token_labels
 
 _SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test"))
 
@@ -72,9 +73,8 @@ def check_known(own: Sequence[str], classes: Sequence[str], what: str) -> None:
 
 def class_names(dataset: Dataset) -> list[str]:
     """Names of the classes in the order of their numbers; empty where the format has none."""
-    reader = getattr(dataset, "reader", dataset)
-    numbers: Mapping[str, int] = getattr(reader, "class_to_idx", None) or {}
-    return sorted(map(str, numbers), key=lambda name: numbers[name]) if numbers else []
+    names = token_labels.class_names(getattr(dataset, "reader", dataset))
+    return [names[number] for number in sorted(names)]
 
 
 def count_classes(settings: argparse.Namespace, names: Sequence[str]) -> int:
@@ -119,6 +119,7 @@ def _open(
     if settings.dataset == "":
         root = _part(Path(root), split, whole_folder)
     _check_class_map(settings.class_map, root)
+    mode = image_mode(settings)
     try:
         dataset = create_dataset(
             settings.dataset,
@@ -131,7 +132,7 @@ def _open(
             batch_size=settings.batch_size,
             seed=settings.seed,
             num_samples=settings.num_samples if training else None,
-            input_img_mode=image_mode(settings),
+            input_img_mode=mode,
             input_key=settings.input_key,
             target_key=settings.target_key,
         )

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from lvt_imagenet.samples import (
     seed_of,
 )
 from lvt_imagenet.token_labels import TrackedTransform, open_labels, with_token_labels
+
+_MOST_WORKERS = 8  # of a process; more only multiply memory
 
 
 class Batch(NamedTuple):
@@ -196,19 +199,20 @@ def _samples(
 
 
 def _map_style(samples: Dataset, batches: Sampler, settings: argparse.Namespace) -> DataLoader:
+    workers = _workers(settings)
     return DataLoader(
         samples,
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=settings.workers,
+        num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=settings.workers > 0,
+        persistent_workers=workers > 0,
         generator=torch.Generator(),
     )
 
 
 def _stream(samples: IterableDataset, settings: argparse.Namespace, batch_size: int) -> DataLoader:
-    workers = max(settings.workers, 1)  # readers shuffle by the seed of their worker
+    workers = max(_workers(settings), 1)  # readers shuffle by the seed of their worker
     samples.set_loader_cfg(num_workers=workers)
     return DataLoader(
         samples,
@@ -224,3 +228,10 @@ def _size(settings: argparse.Namespace) -> tuple[int, int, int]:
     """Channels, height and width of the model's input."""
     height, width = (settings.img_size * 2)[:2]
     return settings.in_chans, height, width
+
+
+def _workers(settings: argparse.Namespace) -> int:
+    if settings.workers is not None:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -44,7 +44,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "download": Option(flag, "let data sets that can do so download themselves"),
         "batch_size": Option(whole(1), "images of a process at a time"),
         "val_batch_size": Option(optional(whole(1)), "the same in evaluation; none: batch_size"),
-        "workers": Option(whole(0), "loading processes of each training process"),
+        "workers": Option(optional(whole(0)), "loading processes of each training process; none: "
+                          "the machine's cores shared out, at most 8"),
     },
     "augmentation": {
         "no_aug": Option(flag, "resize and crop the centre, nothing else"),
@@ -142,7 +143,8 @@ def check(settings: argparse.Namespace) -> None:
         )
     if settings.warmup_epochs > settings.epochs:
         raise ConfigError(
-            f"warmup_epochs is {settings.warmup_epochs}, more than epochs ({settings.epochs})"
+            f"warmup_epochs is {settings.warmup_epochs}, more than epochs ({settings.epochs}), so "
+            "the rate would never be reached; give --warmup-epochs too"
         )
     if not settings.output:
         raise ConfigError("output is empty; give a folder, --output FOLDER")
