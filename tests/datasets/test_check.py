@@ -4,6 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from tests.synthetic_ade20k import write_ade20k
 
 FOLDER = Path(__file__).parents[2] / "datasets"
 
@@ -35,6 +38,28 @@ def test_good_set(root, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "[ok] shapes train: 3 images decoded, 0 problems" in printed
     assert "All is well" in printed
+
+
+def test_ade20k(tmp_path, monkeypatch, capsys):
+    tree = write_ade20k(tmp_path, 3, 2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run("ade20k", "--full") == 0
+    printed = capsys.readouterr().out
+    assert "[ok] ade20k train: 3 images decoded, 0 problems" in printed
+    assert "[ok] ade20k val: 2 images decoded, 0 problems" in printed
+    assert "[absent] ade20k test" in printed
+
+    (tree / "images/validation/ADE_val_00000002.jpg").unlink()
+    Image.new("L", (128, 96), 199).save(tree / "annotations/validation/ADE_val_00000001.png")
+    assert run(tree, "--full") == 1
+    printed = capsys.readouterr().out
+    assert "has no image of this name" in printed
+    assert "ADE_val_00000001.png has values outside the class list: 199 (12288 pixels)" in printed
+    assert "1 of 2 sets have problems" in printed
+
+    (tmp_path / "release_test/testing").mkdir(parents=True)
+    assert run("ade20k") == 1
+    assert "release_test/testing, has no file that ends in" in capsys.readouterr().out
 
 
 def test_paths_and_broken_files(root, capsys):
@@ -73,4 +98,4 @@ def test_nonsense(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         run(tmp_path)
     assert caught.value.code == 2
-    assert "is none of coco, shapes, coco_sample" in capsys.readouterr().err
+    assert "is none of coco, ade20k, shapes, coco_sample" in capsys.readouterr().err
