@@ -18,26 +18,20 @@ logger = logging.getLogger(__name__)
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
     """Leave out images without any annotation that is not a crowd."""
     kept = [x for x in dataset_dicts if any(ann.get("iscrowd", 0) == 0 for ann in x["annotations"])]
-    logger.info(
-        f"Removed {len(dataset_dicts) - len(kept)} images with no usable annotations. "
-        f"{len(kept)} images left."
-    )
+    removed = len(dataset_dicts) - len(kept)
+    logger.info(f"Removed {removed} images with no usable annotations. {len(kept)} images left.")
     return kept
 
 
-def filter_images_with_few_keypoints(
-    dataset_dicts: list[dict], min_keypoints_per_image: int
-) -> list[dict]:
+def filter_images_with_few_keypoints(dataset_dicts: list, min_keypoints_per_image: int) -> list:
     """Leave out images with fewer labelled keypoints than ``min_keypoints_per_image``."""
 
     def labelled(annotations: list[dict]) -> int:
         return sum(v > 0 for x in annotations for v in x.get("keypoints", ())[2::3])
 
     kept = [x for x in dataset_dicts if labelled(x["annotations"]) >= min_keypoints_per_image]
-    logger.info(
-        f"Removed {len(dataset_dicts) - len(kept)} images with fewer than "
-        f"{min_keypoints_per_image} keypoints."
-    )
+    removed = len(dataset_dicts) - len(kept)
+    logger.info(f"Removed {removed} images with fewer than {min_keypoints_per_image} keypoints.")
     return kept
 
 
@@ -98,9 +92,7 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
     annotations = itertools.chain.from_iterable(x["annotations"] for x in dataset_dicts)
     counts = Counter(x["category_id"] for x in annotations if not x.get("iscrowd", 0))
     for label in counts:
-        assert 0 <= label < num_classes, (
-            f"Got an invalid category_id={label} for a dataset of {num_classes} classes"
-        )
+        assert 0 <= label < num_classes, f"Got invalid category_id={label} of {num_classes} classes"
     columns = min(6, num_classes * 2)
     # Long names, as those of LVIS, would make the table too wide.
     names = [x if len(x) <= 13 else x[:11] + ".." for x in class_names]
@@ -108,15 +100,8 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
     cells.extend([None] * (columns - len(cells) % columns))
     if num_classes > 1:
         cells.extend(["total", sum(counts.values())])
-    table = tabulate(
-        itertools.zip_longest(*[cells[i::columns] for i in range(columns)]),
-        headers=["category", "#instances"] * (columns // 2),
-        tablefmt="pipe",
-        numalign="left",
-        stralign="center",
-    )
-    log_first_n(
-        logging.INFO,
-        f"Distribution of instances among all {num_classes} categories:\n" + colored(table, "cyan"),
-        key="message",
-    )
+    rows = itertools.zip_longest(*[cells[i::columns] for i in range(columns)])
+    headers = ["category", "#instances"] * (columns // 2)
+    table = tabulate(rows, headers, tablefmt="pipe", numalign="left", stralign="center")
+    message = f"Distribution of instances among all {num_classes} categories:\n"
+    log_first_n(logging.INFO, message + colored(table, "cyan"), key="message")

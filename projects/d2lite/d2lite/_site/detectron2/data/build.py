@@ -13,6 +13,7 @@ from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import _log_api_usage
 
+from . import samplers
 from ._dataset_dicts import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
@@ -23,12 +24,6 @@ from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
-from .samplers import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
 
 __all__ = ["build_batch_data_loader", "build_detection_train_loader", "load_proposals_into_dataset"]
 __all__ += ["build_detection_test_loader", "get_detection_dataset_dicts"]
@@ -90,9 +85,7 @@ def get_detection_dataset_dicts(
 def _batch_size_per_gpu(total_batch_size: int, single_gpu_batch_size: int | None) -> int:
     if single_gpu_batch_size:
         if total_batch_size:
-            raise ValueError(
-                "total_batch_size and single_gpu_batch_size are mutually incompatible."
-            )
+            raise ValueError("total_batch_size, single_gpu_batch_size are mutually incompatible.")
         return single_gpu_batch_size
     world_size = get_world_size()
     assert total_batch_size > 0 and total_batch_size % world_size == 0, (
@@ -189,12 +182,12 @@ def _train_dicts_from_config(cfg, names: Sequence[str]):
 
 
 def _category_factors(cfg, dicts, **kwargs) -> torch.Tensor:
-    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+    return samplers.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         dicts, cfg.DATALOADER.REPEAT_THRESHOLD, **kwargs
     )
 
 
-def _build_weighted_sampler(cfg, balance_categories: bool) -> RepeatFactorTrainingSampler:
+def _build_weighted_sampler(cfg, balance_categories: bool) -> samplers.RepeatFactorTrainingSampler:
     """Repeats whole data sets by ``DATASETS.TRAIN_REPEAT_FACTOR``, pairs of name and factor."""
     weights = dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
     unknown = set(weights) - set(cfg.DATASETS.TRAIN)
@@ -207,7 +200,7 @@ def _build_weighted_sampler(cfg, balance_categories: bool) -> RepeatFactorTraini
     factors = torch.cat(factors)
     if balance_categories:
         factors = factors / factors.min()
-    return RepeatFactorTrainingSampler(factors)
+    return samplers.RepeatFactorTrainingSampler(factors)
 
 
 def _train_sampler_from_config(cfg, dataset):
@@ -218,12 +211,14 @@ def _train_sampler_from_config(cfg, dataset):
         return None
     logger.info(f"Using training sampler {name}")
     if name == "TrainingSampler":
-        return TrainingSampler(len(dataset))
+        return samplers.TrainingSampler(len(dataset))
     if name == "RepeatFactorTrainingSampler":
         factors = _category_factors(cfg, dataset, sqrt=cfg.DATALOADER.REPEAT_SQRT)
-        return RepeatFactorTrainingSampler(factors)
+        return samplers.RepeatFactorTrainingSampler(factors)
     if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO)
+        return samplers.RandomSubsetTrainingSampler(
+            len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        )
     if name in ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"):
         return _build_weighted_sampler(cfg, name == "WeightedCategoryTrainingSampler")
     raise ValueError(f"Unknown training sampler: {name}")
@@ -243,10 +238,17 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
     }
 
 
-def _mapped(dataset, mapper: Callable | None):
+def _mapped(dataset, mapper: Callable | None, sampler, default_sampler: Callable):
+    """The mapped data set and the sampler for it, None for a stream."""
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
-    return dataset if mapper is None else MapDataset(dataset, mapper)
+    if mapper is not None:
+        dataset = MapDataset(dataset, mapper)
+    if isinstance(dataset, torchdata.IterableDataset):
+        assert sampler is None, "sampler must be None if dataset is IterableDataset"
+    elif sampler is None:
+        sampler = default_sampler(len(dataset))
+    return dataset, sampler
 
 
 @configurable(from_config=_train_loader_from_config)
@@ -276,12 +278,9 @@ def build_detection_train_loader(
     Returns:
         iterable of batches, lists of ``total_batch_size / ranks`` mapped elements by default.
     """
-    dataset = _mapped(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "sampler must be None if dataset is IterableDataset"
-    else:
-        sampler = TrainingSampler(len(dataset)) if sampler is None else sampler
-        assert isinstance(sampler, torchdata.Sampler), f"Expect a Sampler but got {type(sampler)}"
+    dataset, sampler = _mapped(dataset, mapper, sampler, samplers.TrainingSampler)
+    kinds = (torchdata.Sampler, type(None))
+    assert isinstance(sampler, kinds), f"Expect a Sampler but got {type(sampler)}"
     return build_batch_data_loader(
         dataset,
         sampler,
@@ -303,7 +302,7 @@ def _test_loader_from_config(cfg, dataset_name, mapper=None):
         "dataset": dataset,
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "sampler": None if is_stream else InferenceSampler(len(dataset)),
+        "sampler": None if is_stream else samplers.InferenceSampler(len(dataset)),
     }
 
 
@@ -322,11 +321,7 @@ def build_detection_test_loader(
         num_workers: worker processes.
         collate_fn: makes a batch of a list; by default the list is the batch.
     """
-    dataset = _mapped(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "sampler must be None if dataset is IterableDataset"
-    elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
+    dataset, sampler = _mapped(dataset, mapper, sampler, samplers.InferenceSampler)
     return torchdata.DataLoader(
         dataset,
         batch_size=batch_size,

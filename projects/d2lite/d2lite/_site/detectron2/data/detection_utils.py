@@ -31,9 +31,10 @@ _M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0
 
 # Exif 2.3, tag 274: what turns the stored picture into the one to show.
 _EXIF_ORIENT = 274
-_EXIF_METHODS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"]
-_EXIF_METHODS += ["TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
-_EXIF_METHODS = {i: getattr(Image, name) for i, name in enumerate(_EXIF_METHODS, start=2)}
+_EXIF_METHODS = (
+    "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+)
+_EXIF_METHODS = {i: getattr(Image, x) for i, x in enumerate(_EXIF_METHODS.split(), start=2)}
 
 
 class SizeMismatchError(ValueError):
@@ -195,9 +196,8 @@ def transform_instance_annotations(
     annotation["bbox"] = np.minimum(bbox, [w, h, w, h])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     if "segmentation" in annotation:
-        annotation["segmentation"] = _transform_segmentation(
-            annotation["segmentation"], transforms, image_size
-        )
+        segmentation = annotation["segmentation"]
+        annotation["segmentation"] = _transform_segmentation(segmentation, transforms, image_size)
     return annotation
 
 
@@ -208,7 +208,7 @@ def _to_bitmask(segmentation, image_size: tuple[int, int]) -> np.ndarray:
         return mask_util.decode(segmentation)
     if isinstance(segmentation, np.ndarray):
         assert segmentation.ndim == 2, (
-            f"Expect segmentation of 2 dimensions, got {segmentation.ndim}."
+            f"Expect segmentation of 2 dimensions, got {segmentation.shape}"
         )
         return segmentation
     raise ValueError(
@@ -291,16 +291,12 @@ def gen_crop_transform_with_instance(
     """
     x0, y0, x1, y1 = get_bbox(instance)
     crop_size, corner = np.asarray(crop_size, dtype=np.int32), []
-    for center, crop, side in zip(
-        ((y0 + y1) / 2, (x0 + x1) / 2), crop_size, image_size, strict=True
-    ):
+    center_yx = (y0 + y1) / 2, (x0 + x1) / 2
+    for center, crop, side in zip(center_yx, crop_size, image_size, strict=True):
         assert side >= center, "The annotation bounding box is outside of the image!"
         assert side >= crop, "Crop size is larger than image size!"
-        lowest, highest = (
-            max(int(np.floor(center)) - crop, 0),
-            min(side - crop, int(np.ceil(center))),
-        )
-        corner.append(np.random.randint(lowest, highest + 1))
+        lowest, highest = int(np.floor(center)) - crop, min(side - crop, int(np.ceil(center)))
+        corner.append(np.random.randint(max(lowest, 0), highest + 1))
     return T.CropTransform(corner[1], corner[0], crop_size[1], crop_size[0])
 
 

@@ -83,9 +83,7 @@ def _read_annotation(annotation: dict, keys: list[str], id_map: dict | None) -> 
     """One annotation in Detectron2's format, None if its segmentation is unusable."""
     obj = {key: annotation[key] for key in keys if key in annotation}
     if "bbox" in obj and len(obj["bbox"]) == 0:
-        raise ValueError(
-            f"Annotation of image {annotation['image_id']} contains empty 'bbox' value!"
-        )
+        raise ValueError(f"Annotation of image {annotation['image_id']} contains empty 'bbox'!")
     if annotation.get("segmentation"):
         obj["segmentation"] = _usable_segmentation(annotation["segmentation"])
         if not obj["segmentation"]:
@@ -94,17 +92,15 @@ def _read_annotation(annotation: dict, keys: list[str], id_map: dict | None) -> 
         obj["keypoints"] = _shifted_keypoints(annotation["keypoints"], 0.5)
     obj["bbox_mode"] = BoxMode.XYWH_ABS
     if id_map:
-        if obj["category_id"] not in id_map:
+        if (label := obj["category_id"]) not in id_map:
             raise KeyError(
-                f"category_id={obj['category_id']} but this id does not exist in the file"
+                f"Encountered category_id={label} but this id does not exist in the file"
             )
-        obj["category_id"] = id_map[obj["category_id"]]
+        obj["category_id"] = id_map[label]
     return obj
 
 
-def load_coco_json(
-    json_file, image_root, dataset_name=None, extra_annotation_keys=None
-) -> list[dict]:
+def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_keys=None):
     """Read an instances file of COCO.
 
     Args:
@@ -147,9 +143,7 @@ def load_coco_json(
     return dataset_dicts
 
 
-def load_sem_seg(
-    gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg"
-) -> list[dict]:
+def load_sem_seg(gt_root, image_root, gt_ext="png", image_ext="jpg") -> list[dict]:
     """Pair images with label images of the same name in another folder.
 
     Files without a partner are left out with a warning.
@@ -206,14 +200,13 @@ def _area(annotation: dict, xywh: list[float]) -> float:
     raise TypeError(f"Unknown segmentation type {type(segmentation)}!")
 
 
-def _to_coco_annotation(annotation: dict, category_of: dict[int, int] | None) -> dict:
+def _to_coco_annotation(annotation: dict, to_dataset_id) -> dict:
     xywh = _xywh(annotation)
-    category_id = annotation["category_id"]
     result = {
         "bbox": [round(float(x), 3) for x in xywh],
         "area": float(_area(annotation, xywh)),
         "iscrowd": int(annotation.get("iscrowd", 0)),
-        "category_id": int(category_of[category_id] if category_of else category_id),
+        "category_id": int(to_dataset_id(annotation["category_id"])),
     }
     if "keypoints" in annotation:
         result["keypoints"] = _shifted_keypoints(annotation["keypoints"], -0.5)
@@ -235,13 +228,12 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
     """
     dataset_dicts = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    category_of = None
+    to_dataset_id = int
     if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
-        category_of = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
-    categories = [
-        {"id": category_of[i] if category_of else i, "name": name}
-        for i, name in enumerate(metadata.thing_classes)
-    ]
+        ids = metadata.thing_dataset_id_to_contiguous_id
+        to_dataset_id = {v: k for k, v in ids.items()}.__getitem__
+    names = enumerate(metadata.thing_classes)
+    categories = [{"id": to_dataset_id(i), "name": name} for i, name in names]
 
     logger.info("Converting dataset dicts into COCO format")
     images, annotations = [], []
@@ -250,7 +242,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
         images.append(image | {side: int(entry[side]) for side in ("width", "height")})
         for annotation in entry.get("annotations", []):
             ids = {"id": len(annotations) + 1, "image_id": image["id"]}
-            annotations.append(ids | _to_coco_annotation(annotation, category_of))
+            annotations.append(ids | _to_coco_annotation(annotation, to_dataset_id))
     logger.info(f"Conversion finished, #images: {len(images)}, #annotations: {len(annotations)}")
     info = {"date_created": str(datetime.datetime.now())}
     info["description"] = "Automatically generated COCO json file for Detectron2."
@@ -270,9 +262,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     PathManager.mkdirs(os.path.dirname(output_file))
     with file_lock(output_file):
         if PathManager.exists(output_file) and allow_cached:
-            logger.warning(
-                f"Using previously cached '{output_file}': clear it if data has changed."
-            )
+            logger.warning(f"Using previously cached '{output_file}'; clear it if it is outdated.")
             return
         coco_dict = convert_to_coco_dict(dataset_name)
         logger.info(f"Caching COCO format annotations at '{output_file}' ...")
