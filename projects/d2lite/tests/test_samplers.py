@@ -2,10 +2,12 @@
 
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import ToIterableDataset
 from detectron2.data.samplers import (
     GroupedBatchSampler,
     InferenceSampler,
@@ -178,3 +180,22 @@ def test_groups_want_a_sampler():
     grouped = GroupedBatchSampler(SequentialSampler(range(2)), [0, 0], 2)
     with pytest.raises(NotImplementedError):
         len(grouped)
+
+
+@settings(deadline=None)
+@given(sizes, ranks, st.integers(1, 4), st.integers(1, 5))
+def test_ranks_and_workers_share_every_index_once(size, world_size, workers, chunk):
+    def of_worker(rank, worker):
+        info = SimpleNamespace(id=worker, num_workers=workers)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch.utils.data.get_worker_info", lambda: info)
+            sampler = of_rank(lambda: InferenceSampler(size), rank, world_size)
+            return list(ToIterableDataset(range(size), sampler, shard_chunk_size=chunk))
+
+    parts = [[of_worker(rank, k) for k in range(workers)] for rank in range(world_size)]
+    assert sorted(i for part in parts for found in part for i in found) == list(range(size))
+    for rank, part in enumerate(parts):
+        # Workers take turns by whole chunks: batches don't depend on their number.
+        chunks = [found[i : i + chunk] for found in part for i in range(0, len(found), chunk)]
+        local = list(of_rank(lambda: InferenceSampler(size), rank, world_size))
+        assert sorted(chunks) == [local[i : i + chunk] for i in range(0, len(local), chunk)]

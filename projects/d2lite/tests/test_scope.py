@@ -34,6 +34,10 @@ MODULES = [
         "from detectron2.structures import RotatedBoxes, Boxes",
         "from detectron2.evaluation import LVISEvaluator",
         "from detectron2.data.datasets import register_pascal_voc",
+        "from detectron2.data.datasets.builtin import register_all_lvis",
+        "from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES",
+        "from detectron2.data.transforms.transform import HFlip_rotated_box",
+        "from detectron2.evaluation.coco_evaluation import COCOeval_opt",
     ],
 )
 def test_imports_say_it(statement):

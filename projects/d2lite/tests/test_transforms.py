@@ -48,8 +48,11 @@ def test_boxes_masks_and_images_agree(name, h, w, seed, data):
     image, labels, boxes = scene(h, w, x0, y0, x1, y1)
     np.random.seed(seed)
     aug_input = T.AugInput(image, boxes=boxes, sem_seg=labels)
-    AUGMENTATIONS[name](aug_input)
+    tfm = AUGMENTATIONS[name](aug_input)
 
+    corners = tfm.apply_coords(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float))
+    around = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    np.testing.assert_allclose(around, aug_input.boxes[0], atol=1e-3)
     out_h, out_w = aug_input.image.shape[:2]
     assert aug_input.sem_seg.shape == (out_h, out_w)
     # As in Detectron2, where ExtentTransform interpolates labels.
