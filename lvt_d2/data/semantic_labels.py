@@ -43,9 +43,9 @@ def decode_values(
     unknown = table == IGNORE_LABEL
     unknown[[IGNORE_LABEL, *range(first)]] = False
     beyond = values.dtype != np.uint8 and ((values < 0) | (values > 255)).any()
-    if beyond or unknown[values].any():
+    if beyond or unknown.take(values).any():
         _raise_unknown(values, num_classes, reduce_zero_label, what)
-    return table[values]
+    return table.take(values)
 
 
 def _raise_unknown(
