@@ -93,6 +93,7 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
     folder = os.path.dirname(path) or "."
     unfinished = os.path.join(folder, _UNFINISHED)
     try:
+        os.makedirs(folder, exist_ok=True)
         with open(unfinished, "wb") as file:
             remembering = _Remembering(file)
             try:
@@ -107,6 +108,9 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         _remove(unfinished)
         raise CheckpointError(_refusal(path, folder, error)) from error
+    except BaseException:
+        _remove(unfinished)
+        raise
 
 
 class _Remembering:

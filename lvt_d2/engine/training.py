@@ -79,7 +79,7 @@ def build_hooks(
     if ema is not None:
         averaging = [hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model))]
     return [
-        hooks.IterationTimer(),
+        hooks.IterationTimer(warmup_iter=1),  # the first one counts, after a restart too
         hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
         *averaging,
         EventHistory(),

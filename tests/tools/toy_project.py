@@ -1,6 +1,8 @@
 """A model, loaders and an evaluator so small that whole trainings take a second."""
 
+import os
 import random
+import signal
 import time
 
 import numpy as np
@@ -90,6 +92,25 @@ class TrainLoader:
             first = iteration * self.batch_size + rank * share
             poison = iteration == self.poison_at and rank == self.poison_rank
             yield [_image(i, poison and i == first) for i in range(first, first + share)]
+
+
+class KillingLoader:
+    """A loader whose process dies as by ``kill -9`` when it is asked for a batch.
+
+    Args:
+        loader: that has the batches.
+        stop_at: number of the deadly batch.
+    """
+
+    def __init__(self, loader, stop_at):
+        self.loader, self.stop_at = loader, stop_at
+        self.state_dict = loader.state_dict
+
+    def __iter__(self):
+        for number, batch in enumerate(self.loader):
+            if number == self.stop_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
 
 
 class TestLoader:
