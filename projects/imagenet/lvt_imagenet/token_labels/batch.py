@@ -83,7 +83,7 @@ class TokenLabels:
         return cls(
             scores=torch.from_numpy(np.stack([s.label_map.scores for s in samples])),
             indices=torch.from_numpy(
-                np.stack([s.label_map.indices for s in samples]).astype(np.int32, copy=False)
+                np.stack([s.label_map.indices for s in samples], dtype=np.int32, casting="unsafe")
             ),
             crop=torch.tensor([s.view.crop for s in samples], dtype=torch.float32),
             flips=torch.tensor([[s.view.hflip, s.view.vflip] for s in samples]),

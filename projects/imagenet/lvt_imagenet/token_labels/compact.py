@@ -95,7 +95,7 @@ class CompactFile:
         """The label map of a record.
 
         Raises:
-            DatasetError: its checksum or content is wrong.
+            DatasetError: it does not match its checksum.
         """
         if self._map is None:
             self._map = np.memmap(self.path, np.uint8, "r", self._offset).reshape(-1, self._record)
@@ -105,9 +105,7 @@ class CompactFile:
             raise self._damaged(f"the record of {self.ids[number]} does not match its checksum")
         indices = np.frombuffer(record, "<u2", half // 2).reshape(self.shape)
         scores = np.frombuffer(record, "<f2", half // 2, half).reshape(self.shape)
-        name = f"The token labels of {self.ids[number]} in {self.path}"
-        check_map(scores, indices, self.num_classes, name)
-        return LabelMap(scores, indices.astype(np.int32))
+        return LabelMap(scores, indices)
 
     def _read_header(self, file) -> tuple[dict, int]:
         start = file.read(_START.size)
@@ -236,7 +234,10 @@ def save_compact(path: Path, labels: list[tuple[str, LabelMap]], num_classes: in
 
     Raises:
         ValueError: more than 65,536 classes, or maps that differ in shape.
+        DatasetError: a map has scores that are not finite, or classes that there are not.
     """
+    for name, (scores, indices) in labels:
+        check_map(scores, indices, num_classes, f"The token labels of {name}")
     shapes = {tuple(part.shape) for _, label_map in labels for part in label_map}
     if num_classes > MAX_CLASSES or len(shapes) > 1:
         raise ValueError(
@@ -279,5 +280,5 @@ def _hash(name: str) -> int:
 
 def _find(keys: np.ndarray, places: np.ndarray, name: str) -> int | None:
     key = np.uint64(_hash(name))
-    at = int(np.searchsorted(keys, key))
+    at = keys.searchsorted(key)
     return int(places[at]) if at < len(keys) and keys[at] == key else None

@@ -131,7 +131,7 @@ class TokenLabelDataset(_WithLabels, Dataset):
         return len(self.reader)
 
     def _name(self, index: int) -> str:
-        name = self.reader.filename(index)
+        name = self.reader.filename(index, absolute=True)
         if not name:
             raise ConfigError(
                 f"Image {index} of the data set has no file name, by which its token labels could "

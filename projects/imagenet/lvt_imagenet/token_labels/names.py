@@ -1,7 +1,6 @@
 """Names by which an image and its label map find each other: class and file stem."""
 
 import re
-from pathlib import PurePosixPath
 from typing import Any
 
 from lvt_d2.errors import ConfigError
@@ -9,12 +8,17 @@ from lvt_d2.errors import ConfigError
 # Hugging Face's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG.
 _CLASS_APPENDED = re.compile(r"(n\d{8}_\d+)_n\d{8}")
 
+_NO_PART_OF_A_NAME = re.compile(r"[\x00-\x1f/\\]")
+
 
 def stem_of(file_name: str) -> str:
     """The name of an image file without folder and suffix, the same in all copies of ImageNet."""
-    name = PurePosixPath(file_name.replace("\\", "/")).name
+    return _stem(file_name.replace("\\", "/").rpartition("/")[2])
+
+
+def _stem(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
-    if not dot or not suffix.isalpha():
+    if not dot or not suffix.isalnum() or suffix.isdigit():
         stem = name
     appended = _CLASS_APPENDED.fullmatch(stem)
     return appended[1] if appended else stem
@@ -22,14 +26,14 @@ def stem_of(file_name: str) -> str:
 
 def folder_of(class_name: str) -> str:
     """A class's name as that of one folder."""
-    name = re.sub(r"[\x00-\x1f/\\]", "_", class_name)
+    name = _NO_PART_OF_A_NAME.sub("_", class_name)
     return "_" if name in {"", ".", ".."} else name
 
 
 def class_and_stem(file_name: str, target: int, class_names: dict[int, str]) -> tuple[str, str]:
     """Class and stem of an image: the class's name, else the file's folder, else its number."""
-    folder = PurePosixPath(file_name.replace("\\", "/")).parent.name
-    return class_names.get(target) or folder or str(target), stem_of(file_name)
+    folder, _, name = file_name.replace("\\", "/").rpartition("/")
+    return class_names.get(target) or folder.rpartition("/")[2] or str(target), _stem(name)
 
 
 def class_names(reader: Any) -> dict[int, str]:

@@ -1,6 +1,10 @@
 """Label maps in the published format: one file of tensors per image."""
 
+import io
+import math
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,13 @@ from lvt_d2.errors import DatasetError, DatasetFileNotFoundError
 from lvt_imagenet.token_labels.batch import LabelMap
 from lvt_imagenet.token_labels.names import folder_of
 
+# Of the zip format: fields of the end of its directory, of the directory's entries, of members.
+_END_OF_DIRECTORY = b"PK\5\6"
+_END = struct.Struct("<10xHII")  # entries, size, offset of the first
+_ENTRY = struct.Struct("<10xH4xI4xI3H8xI")  # method, CRC-32, size, lengths of 3 texts, offset
+_LOCAL = struct.Struct("<26x2H")  # lengths of two texts
+_NUMPY_KNOWS = (torch.float16, torch.float32, torch.float64)
+_EXPONENT = 0x7C00  # bits of a float16 that are all set in infinity and NaN
 _EXACT_IN_HALF = 2049  # class counts up to this: float16 holds all integers to 2048
 
 
@@ -36,6 +47,7 @@ class OfficialLabels:
                 "make_token_labels.py, or unpack the published files there."
             )
         self._by_stem: dict[str, Path] | None = None
+        self._layouts: dict[bytes, tuple[np.dtype, tuple[int, ...]]] = {}
 
     def read(self, class_name: str, stem: str) -> LabelMap:
         """The label map of an image.
@@ -51,11 +63,19 @@ class OfficialLabels:
         """
         path = official_path(self.root, class_name, stem)
         try:
-            content = _load(path)
+            raw = path.read_bytes()
         except FileNotFoundError:
             path = self._search(path)
-            content = _load(path)
-        return self._checked(path, content)
+            raw = path.read_bytes()
+        content = self._read_like_before(raw)
+        if content is None:
+            content = self._load(path, raw)
+        scores, indices = content
+        scores = scores.astype(np.float16, copy=False)
+        with np.errstate(invalid="ignore"):  # NaN becomes a negative number, refused below
+            indices = indices.astype(np.int32)
+        check_map(scores, indices, self.num_classes, f"The token labels {path}")
+        return LabelMap(scores, indices)
 
     def _search(self, path: Path) -> Path:
         if not path.parent.is_dir():
@@ -68,57 +88,96 @@ class OfficialLabels:
             "with make_token_labels.py, which leaves alone what is there already."
         )
 
-    def _checked(self, path: Path, content: object) -> LabelMap:
+    def _load(self, path: Path, raw: bytes) -> np.ndarray:
+        """The content of a file (2, k, H, W), by PyTorch's safe reader."""
+        try:
+            content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises anything on damaged files
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise DatasetError(
+                f"The token labels {path} can't be read: {reason[:200]}. Expected a tensor written "
+                "by torch.save; write or download them again."
+            ) from error
+        is_tensor = isinstance(content, torch.Tensor)
         if not (
-            isinstance(content, torch.Tensor)
+            is_tensor
             and content.is_floating_point()
             and content.dim() == 4
             and content.shape[0] == 2
             and content.numel()
         ):
-            found = (
-                f"{content.dtype} {tuple(content.shape)}"
-                if isinstance(content, torch.Tensor)
-                else type(content).__name__
-            )
+            found = f"{content.dtype} {tuple(content.shape)}" if is_tensor else type(content)
             raise DatasetError(
                 f"The token labels {path} hold {found}; expected a floating-point tensor "
                 "(2, k, rows, columns) of scores and classes, k = 5 in the published set."
             )
-        scores, indices = content.numpy()
-        scores = scores.astype(np.float16, copy=False)
-        check_map(scores, indices, self.num_classes, f"The token labels {path}")
-        return LabelMap(scores, indices.astype(np.int32))
+        if content.dtype not in _NUMPY_KNOWS:
+            content = content.float()
+        elif content.is_contiguous() and content.numel() == _storage_length(content):
+            if parts := _parts(raw):
+                self._layouts[parts[0]] = (content.numpy().dtype, tuple(content.shape))
+        return content.numpy()
+
+    def _read_like_before(self, raw: bytes) -> np.ndarray | None:
+        """The content of a file that differs from an earlier one in its numbers alone.
+
+        PyTorch takes 0.35 ms for a file, a tenth of an image's time; this takes a sixth of that.
+        """
+        layout, numbers = _parts(raw) or (b"", b"")
+        kind, shape = self._layouts.get(layout, (None, ()))
+        if kind is None or len(numbers) != kind.itemsize * math.prod(shape):
+            return None
+        return np.frombuffer(numbers, kind).reshape(shape)
 
     def __repr__(self) -> str:
         return f"OfficialLabels({str(self.root)!r}, num_classes={self.num_classes})"
 
 
 def check_map(scores: np.ndarray, indices: np.ndarray, num_classes: int, what: str) -> None:
-    """Raise a `DatasetError` that begins with ``what`` if a map's content makes no sense."""
-    low, high = indices.min(), indices.max()
-    if not low >= 0:  # also true of NaN
+    """Raise a `DatasetError` that begins with ``what`` if a map's content makes no sense.
+
+    Args:
+        scores: float16.
+        indices: integers.
+        num_classes: these must be below it.
+        what: the map.
+    """
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0:
         raise DatasetError(f"{what} name class {low}; expected 0 and up. Write them again.")
     if high >= num_classes:
         raise DatasetError(
-            f"{what} name class {high:.0f}, but there are {num_classes} classes, from 0. The "
+            f"{what} name class {high}, but there are {num_classes} classes, from 0. The "
             "annotator that wrote them knew other classes than this model and data set."
         )
-    if not np.isfinite(scores).all():
+    if ((scores.view(np.uint16) & _EXPONENT) == _EXPONENT).any():  # faster than isfinite
         raise DatasetError(f"{what} have scores that are infinite or NaN. Write them again.")
 
 
-def _load(path: Path) -> object:
+def _parts(raw: bytes) -> tuple[bytes, bytes] | None:
+    """What describes a tensor in a zip file of one, and its numbers; None for unusual files.
+
+    Standard zip, of members that are not compressed; Python's own reader takes four times as long.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises anything on damaged files
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DatasetError(
-            f"The token labels {path} can't be read: {reason[:200]}. Expected a tensor written by "
-            "torch.save; write or download them again."
-        ) from error
+        end = raw.rindex(_END_OF_DIRECTORY)
+        count, _, at = _END.unpack_from(raw, end)
+        members = {}
+        for _ in range(count):
+            method, crc, size, name_length, *extra, start = _ENTRY.unpack_from(raw, at)
+            name = raw[at + 46 : at + 46 + name_length].partition(b"/")[2]
+            at += 46 + name_length + sum(extra)
+            start += 30 + sum(_LOCAL.unpack_from(raw, start))
+            members[name] = raw[start : start + size] if method == 0 else b""
+            if name == b"data/0" and zlib.crc32(members[name]) != crc:
+                return None
+        return members[b"byteorder"] + members[b"data.pkl"], members[b"data/0"]
+    except (LookupError, ValueError, struct.error):
+        return None
+
+
+def _storage_length(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 def save_official(
@@ -135,7 +194,8 @@ def save_official(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(content, partial)
+        with partial.open("wb") as file:  # a path's name would be written into the file
+            torch.save(content, file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
