@@ -177,12 +177,10 @@ class Visualizer(Canvas):
         scores = [s["score"] for s in segments] if scored else None
         crowds = [s.get("iscrowd", 0) for s in segments]
         labels = _create_text_labels(categories, scores, self.metadata.thing_classes, crowds)
-        try:
-            colors = self._thing_colors(categories)
-        except AttributeError:
-            colors = None
-        self.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=alpha)
-        return self.output
+        colors = self._thing_colors(categories) if hasattr(self.metadata, "thing_colors") else None
+        return self.overlay_instances(
+            masks=masks, labels=labels, assigned_colors=colors, alpha=alpha
+        )
 
     draw_panoptic_seg_predictions = draw_panoptic_seg
 
@@ -211,23 +209,18 @@ class Visualizer(Canvas):
         if "keypoints" in annotations[0]:
             keypoints = np.array([a["keypoints"] for a in annotations])
             keypoints = keypoints.reshape(len(annotations), -1, 3)
-        boxes = [
-            a["bbox"]
-            if len(a["bbox"]) != 4
-            else BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
-            for a in annotations
-        ]
-        categories, names = (
+        labels = _create_text_labels(
             [a["category_id"] for a in annotations],
-            self.metadata.get("thing_classes"),
+            scores=None,
+            class_names=self.metadata.get("thing_classes", None),
+            is_crowd=[a.get("iscrowd", 0) for a in annotations],
         )
-        crowds = [a.get("iscrowd", 0) for a in annotations]
         self.overlay_instances(
-            labels=_create_text_labels(categories, None, names, crowds),
-            boxes=boxes,
+            labels=labels,
+            boxes=[_drawn_box(a) for a in annotations],
             masks=masks,
             keypoints=keypoints,
-            assigned_colors=self._class_colors(categories),
+            assigned_colors=self._class_colors([a["category_id"] for a in annotations]),
         )
 
     def overlay_instances(
@@ -253,11 +246,9 @@ class Visualizer(Canvas):
         boxes = None if boxes is None else self._convert_boxes(boxes)
         masks = None if masks is None else self._convert_masks(masks)
         keypoints = None if keypoints is None else self._convert_keypoints(keypoints)
-        count = 0
-        for part in (boxes, masks, keypoints):
-            if part is not None:
-                assert count in (0, len(part)), f"{len(part)} entries for {count} instances"
-                count = len(part)
+        counts = [len(part) for part in (boxes, masks, keypoints) if part is not None]
+        count = max(counts, default=0)
+        assert set(counts) <= {count}, f"boxes, masks, keypoints of {counts} instances"
         assert labels is None or len(labels) == count, f"{len(labels)} labels, {count} instances"
         if assigned_colors is None:
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
@@ -306,17 +297,20 @@ class Visualizer(Canvas):
 
     def _convert_masks(self, masks_or_polygons):
         masks = masks_or_polygons
-        if isinstance(masks, PolygonMasks):
-            masks = masks.polygons
-        if isinstance(masks, BitMasks):
-            masks = masks.tensor
-        if isinstance(masks, torch.Tensor):
-            masks = masks.numpy()
+        if isinstance(masks, (PolygonMasks, BitMasks)):
+            masks = masks.polygons if isinstance(masks, PolygonMasks) else masks.tensor
+        masks = masks.numpy() if isinstance(masks, torch.Tensor) else masks
         size = self.output.height, self.output.width
         return [m if isinstance(m, GenericMask) else GenericMask(m, *size) for m in masks]
 
     def _convert_keypoints(self, keypoints):
         return np.asarray(getattr(keypoints, "tensor", keypoints))
+
+
+def _drawn_box(annotation: dict):
+    """XYXY, or as it is where it is rotated."""
+    bbox, mode = annotation["bbox"], annotation["bbox_mode"]
+    return BoxMode.convert(bbox, mode, BoxMode.XYXY_ABS) if len(bbox) == 4 else bbox
 
 
 def _read_pixels(path: str) -> np.ndarray:

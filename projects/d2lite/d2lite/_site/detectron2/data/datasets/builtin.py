@@ -18,20 +18,18 @@ __getattr__ = missing_attribute(__name__)
 # name -> (folder of images, file of annotations)
 _PREDEFINED_SPLITS_COCO = {
     "coco": {
-        f"coco_{year}_{split}": (f"coco/{images}{year}", f"coco/annotations/{file}.json")
-        for year, split, images, file in (
-            ("2014", "train", "train", "instances_train2014"),
-            ("2014", "val", "val", "instances_val2014"),
-            ("2014", "minival", "val", "instances_minival2014"),
-            ("2014", "valminusminival", "val", "instances_valminusminival2014"),
-            ("2017", "train", "train", "instances_train2017"),
-            ("2017", "val", "val", "instances_val2017"),
-            ("2017", "test", "test", "image_info_test2017"),
-            ("2017", "test-dev", "test", "image_info_test-dev2017"),
-            ("2017", "val_100", "val", "instances_val2017_100"),
-        )
+        "coco_2014_train": ("coco/train2014", "coco/annotations/instances_train2014.json"),
+        "coco_2014_val": ("coco/val2014", "coco/annotations/instances_val2014.json"),
+        "coco_2014_minival": ("coco/val2014", "coco/annotations/instances_minival2014.json"),
+        "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json"),
+        "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json"),
+        "coco_2017_test": ("coco/test2017", "coco/annotations/image_info_test2017.json"),
+        "coco_2017_test-dev": ("coco/test2017", "coco/annotations/image_info_test-dev2017.json"),
+        "coco_2017_val_100": ("coco/val2017", "coco/annotations/instances_val2017_100.json"),
     }
 }
+_MINIVAL = "coco/annotations/instances_valminusminival2014.json"
+_PREDEFINED_SPLITS_COCO["coco"]["coco_2014_valminusminival"] = ("coco/val2014", _MINIVAL)
 
 # name -> (folder of panoptic PNGs, panoptic annotations, folder of semantic PNGs)
 _PREDEFINED_SPLITS_COCO_PANOPTIC = {
