@@ -31,7 +31,7 @@ from lvt_d2.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
+_WEIGHTS = ("ema", "state_dict_ema", "model_ema", "state_dict", "model")  # averaged ones first
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:

@@ -184,6 +184,8 @@ class LVTCheckpointer(AtomicCheckpointer):
         kind = _kind(state, lvt)
         if kind and model_lvt is not None and kind != _kind(target, model_lvt):
             self._is_partial = True
+            for name in self.checkpointables:  # an optimizer in the file is another model's
+                checkpoint.pop(name, None)
             state, unused = _rename_lvt(state, lvt, model_lvt, target)
             others = [name for name in target if not name.startswith(model_lvt)]
             target = {name: v for name, v in target.items() if name.startswith(model_lvt)}

@@ -69,6 +69,27 @@ def test_all_148_tensors_arrive(name, config, detectors, tmp_path, caplog):
         assert ("append '?ema=True'" in caplog.text) == (query == "")
 
 
+def test_files_of_our_own_trainer(detectors, tmp_path):
+    path, model, averages = saved_checkpoint("lvt_cls", tmp_path)
+    content = torch.load(path, weights_only=False)
+    ema = {f"module.{name}": tensor for name, tensor in averages.state_dict().items()}
+    content = {"model": content["state_dict"], "ema": ema, "optimizer": content["optimizer"]}
+    torch.save(content, path)
+    detector = detectors["panoptic_lvt.py"]
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=0.5)
+    for query, source in (("", model), ("?ema=True", averages)):
+        LVTCheckpointer(detector, optimizer=optimizer).load(path + query)
+        state = detector.backbone.bottom_up.state_dict()
+        assert len(state) == 148
+        assert all(torch.equal(t, source.backbone.state_dict()[n]) for n, t in state.items())
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    averaged = timm.create_model(
+        "lvt_cls", num_classes=7, pretrained=True,
+        pretrained_cfg_overlay={"file": path, "num_classes": 7},
+    )  # fmt: skip
+    assert torch.equal(averaged.head.weight, averages.head.weight)
+
+
 def test_models_and_files_of_classifiers(tmp_path):
     path, model, _ = saved_checkpoint("lvt_cls", tmp_path)
     same = timm.create_model("lvt_cls", num_classes=7)
