@@ -218,7 +218,7 @@ class PooledLVT(LVTModel):
 
 
 class LVTClassifier(LVTModel):
-    """The published ImageNet classifier, LVT_SPEC's ``lvt_cls``: class attention and two heads.
+    """The published ImageNet classifier, timm's ``lvt_cls``: class attention and two heads.
 
     A class token gathers the last map in two class-attention blocks; ``head`` reads it, and
     ``aux_head`` reads every other token.
