@@ -1,5 +1,7 @@
 """Best classes of score maps, and how often each is predicted for each true one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,14 +24,16 @@ def best_classes(scores: Tensor) -> Tensor:
     classes, height, width = scores.shape
     dtype = torch.uint8 if classes <= 256 else torch.int32
     best = torch.zeros((height, width), dtype=dtype, device=scores.device)
-    pixels = _CPU_PIXELS if scores.device.type == "cpu" else _GPU_PIXELS
-    rows = max(1, pixels // max(width, 1))
-    for start in range(0, height, rows):
-        strip = scores[:, start : start + rows]
-        if scores.device.type == "cpu":
-            _running_best(strip, best[start : start + rows])
-        else:
-            best[start : start + rows] = strip.argmax(dim=0)
+    on_cpu = scores.device.type == "cpu"
+    rows = max(1, (_CPU_PIXELS if on_cpu else _GPU_PIXELS) // max(width, 1))
+    strips = zip(scores.split(rows, dim=1), best.split(rows), strict=True)
+    if not on_cpu:
+        for values, labels in strips:
+            labels.copy_(values.argmax(dim=0))
+        return best
+    # NumPy runs in the thread that calls it, without holding the interpreter's lock.
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(lambda strip: _running_best(*strip), strips))
     return best
 
 
