@@ -9,6 +9,7 @@ from .evaluation_hook import Evaluation
 from .launch import check_devices, launch, under_torchrun
 from .metrics_file import MetricsFile
 from .optimizer import make_settings_plain
+from .predictor import Predictor
 from .progress import ProgressBar, writer_hooks
 from .resume import Checkpoints, EventHistory
 from .trainer import Trainer, amp_dtype
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluation",
     "EventHistory",
     "MetricsFile",
+    "Predictor",
     "ProgressBar",
     "Trainer",
     "amp_dtype",
