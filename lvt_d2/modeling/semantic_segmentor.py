@@ -1,7 +1,7 @@
 """Semantic segmentation with Detectron2's model, from one view of an image or from several."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -143,21 +143,17 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
         """A view of each of the normalised images, which may be mirrored."""
         if self.window is None:
             for image, patch in zip(images, self._patches(images), strict=True):
-                yield _View([(0, 0, patch)], tuple(image.shape[-2:]), mirrored)
+                yield _View(tuple(image.shape[-2:]), [0], [0], [patch], mirrored)
             return
         for image in images:
             height, width = (min(w, i) for w, i in zip(self.window, image.shape[-2:], strict=True))
-            corners = [
-                (top, left)
-                for top in _starts(image.shape[-2], height, self.window_stride[0])
-                for left in _starts(image.shape[-1], width, self.window_stride[1])
-            ]
-            windows = [image[:, y : y + height, x : x + width] for y, x in corners]
+            tops = _starts(image.shape[-2], height, self.window_stride[0])
+            lefts = _starts(image.shape[-1], width, self.window_stride[1])
+            windows = [image[:, y : y + height, x : x + width] for y in tops for x in lefts]
             patches = []
             for i in range(0, len(windows), self.windows_per_batch):
                 patches += self._patches(windows[i : i + self.windows_per_batch])
-            placed = [(y, x, patch) for (y, x), patch in zip(corners, patches, strict=True)]
-            yield _View(placed, tuple(image.shape[-2:]), mirrored)
+            yield _View(tuple(image.shape[-2:]), tops, lefts, patches, mirrored)
 
     def _patches(self, images: list[Tensor]) -> list["_Patch"]:
         """Run the network on a batch of normalised images."""
@@ -176,7 +172,7 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
 
     def _merge(self, views: list["_View"], height: int, width: int) -> Tensor:
         """Scores or labels from all views of an image, at the wanted size."""
-        logits = views[0].patches[0][2].logits
+        logits = views[0].patches[0].logits
         classes = len(logits)
         if self.labels_only:
             dtype = torch.uint8 if classes <= 256 else torch.int32
@@ -186,11 +182,11 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
         step = max(STRIP_VALUES // (classes * width), 1)
         for start in range(0, height, step):
             stop = min(start + step, height)
-            strips = (view.rows(start, stop, (height, width)) for view in views)
-            if len(views) == 1:
-                scores = next(strips)
-            else:
-                scores = sum(strip.softmax(dim=0) for strip in strips) / len(views)
+            with torch.autocast(logits.device.type, enabled=False):
+                strips = [view.rows(start, stop, (height, width)) for view in views]
+            scores = strips[0]
+            if len(strips) > 1:
+                scores = sum(strip.softmax(dim=0) for strip in strips) / len(strips)
             # The indices of max are those of argmax, in half the time on a CPU.
             strip = scores.max(dim=0).indices if self.labels_only else scores
             result[..., start:stop, :] = strip
@@ -211,80 +207,82 @@ class _Patch:
     padded: tuple[int, int]
     size: tuple[int, int]
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of the resized logits: (K, stop - start, width)."""
-        height = self.logits.shape[1]
-        rows = _resized_rows(lambda a, b: self.logits[:, a:b], height, self.padded, start, stop)
-        return rows[..., : self.size[1]]
+    def mixed_rows(self, start: int, stop: int, mix: Tensor) -> Tensor:
+        """Linear combinations of rows of the resized logits.
+
+        Args:
+            start: first row that takes part.
+            stop: behind the last one.
+            mix: (S, stop - start), a combination in each row.
+
+        Returns:
+            (K, S, width).
+        """
+        first, weights = _row_weights(self.logits.shape[1], self.padded[0], start, stop)
+        rows = _resized_width(self.logits[:, first : first + weights.shape[1]], self.padded[1])
+        return (mix @ weights).to(rows) @ rows[..., : self.size[1]]
 
 
 @dataclass
 class _View:
-    """Patches of an image as the network saw it.
+    """An image as the network saw it: a grid of patches that may overlap.
 
     Attributes:
-        patches: (top, left, patch); they cover the view.
         size: (height, width) of the view.
-        mirrored: whether left and right are swapped in it.
+        tops: first row of the patches of each row of the grid.
+        lefts: first column of those of each column of the grid.
+        patches: row by row, all of one size; they cover the view.
+        mirrored: whether left and right are swapped.
     """
 
-    patches: list[tuple[int, int, _Patch]]
     size: tuple[int, int]
+    tops: list[int]
+    lefts: list[int]
+    patches: list[_Patch]
     mirrored: bool
 
     def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """Rows of the logits resized to the image's own ``size``, not mirrored."""
-        rows = _resized_rows(self._own_rows, self.size[0], size, start, stop)
-        return rows.flip(-1) if self.mirrored else rows
+        """Rows of the logits, resized to the image's own ``size`` and not mirrored."""
+        height, width = self.patches[0].size
+        first, weights = _row_weights(self.size[0], size[0], start, stop)
+        weights = weights / _cover(self.tops, height, self.size[0])[first:][: weights.shape[1]]
+        last = first + weights.shape[1]
+        logits = self.patches[0].logits
+        total = logits.new_zeros((len(logits), stop - start, self.size[1]))
+        patches = iter(self.patches)
+        for top in self.tops:
+            begin, end = max(first, top), min(last, top + height)
+            for left in self.lefts:
+                patch = next(patches)
+                if begin < end:
+                    mix = weights[:, begin - first : end - first]
+                    rows = patch.mixed_rows(begin - top, end - top, mix)
+                    total[..., left : left + width] += rows
+        total /= _cover(self.lefts, width, self.size[1]).to(total)
+        total = _resized_width(total, size[1])
+        return total.flip(-1) if self.mirrored else total
 
-    def _own_rows(self, start: int, stop: int) -> Tensor:
-        """Mean of the patches in some rows of the view."""
-        if len(self.patches) == 1:
-            return self.patches[0][2].rows(start, stop)
-        first = self.patches[0][2].logits
-        total = first.new_zeros((len(first), stop - start, self.size[1]))
-        count = first.new_zeros(total.shape[1:])
-        for top, left, patch in self.patches:
-            height, width = patch.size
-            begin, end = max(start, top), min(stop, top + height)
-            if begin < end:
-                place = (slice(begin - start, end - start), slice(left, left + width))
-                total[(..., *place)] += patch.rows(begin - top, end - top)
-                count[place] += 1
-        return total / count
 
+def _row_weights(height: int, new_height: int, start: int, stop: int) -> tuple[int, Tensor]:
+    """What rows start..stop-1 are made of when bilinear interpolation resizes the height.
 
-def _resized_rows(
-    read_rows: Callable[[int, int], Tensor],
-    height: int,
-    size: tuple[int, int],
-    start: int,
-    stop: int,
-) -> Tensor:
-    """Some rows of ``F.interpolate(x, size, mode="bilinear")``, from few rows of x.
-
-    Args:
-        read_rows: gives rows a..b-1 of x, (K, b - a, w).
-        height: of x.
-        size: (H, W) of the whole result.
-        start: first row that is wanted.
-        stop: behind the last one.
+    Strips come from a matrix product: it is several times as fast as picking and mixing rows, and
+    resizing twice is one product, too.
 
     Returns:
-        (K, stop - start, W).
+        The first of the rows that they are made of, and the weights (stop - start, rows).
     """
-    if height == size[0]:
-        return _resized_width(read_rows(start, stop), size[1])
     # In single precision and in this order, as PyTorch's own kernels find the two rows to mix.
-    at = (torch.arange(start, stop, dtype=torch.float32) + 0.5) * (height / size[0]) - 0.5
+    at = (torch.arange(start, stop, dtype=torch.float32) + 0.5) * (height / new_height) - 0.5
     at = at.clamp(min=0)
     upper = at.long().clamp(max=height - 1)
     lower = (upper + 1).clamp(max=height - 1)
-    first, last = int(upper[0]), int(lower[-1])
-    rows = _resized_width(read_rows(first, last + 1), size[1])
-    weight = (at - upper).to(rows)[:, None]
-    upper, lower = ((i - first).to(rows.device) for i in (upper, lower))
-    return torch.lerp(rows[:, upper], rows[:, lower], weight)
+    first = int(upper[0])
+    weights = torch.zeros(stop - start, int(lower[-1]) + 1 - first)
+    rows = torch.arange(stop - start)
+    weights[rows, upper - first] = 1 - (at - upper)
+    weights[rows, lower - first] += at - upper
+    return first, weights
 
 
 def _resized_width(rows: Tensor, width: int) -> Tensor:
@@ -292,6 +290,14 @@ def _resized_width(rows: Tensor, width: int) -> Tensor:
         return rows
     size = (rows.shape[1], width)
     return F.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _cover(starts: list[int], window: int, length: int) -> Tensor:
+    """How many windows along a side cover each of its pixels."""
+    count = torch.zeros(length)
+    for start in starts:
+        count[start : start + window] += 1
+    return count
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

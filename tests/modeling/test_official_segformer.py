@@ -16,7 +16,7 @@ from torch import Tensor
 from lvt_d2.checkpoint import LVTCheckpointer
 from lvt_d2.checkpoint.official import TABLES
 
-CONFIG = Path(__file__).parents[2] / "configs/common/models/segformer_lvt.py"
+CONFIG = Path(__file__).parents[2] / "configs/segformer_lvt.py"
 OWN_NUMBERS = Path(__file__).parents[1] / "data/segformer_lvt_outputs.json"
 # Seed and size of the recorded inputs, and the size that their images had before.
 ITEMS = [(0, (128, 160), (100, 133)), (1, (96, 64), (150, 101))]
