@@ -70,3 +70,41 @@ def images(tmp_path_factory) -> Path:
     write_images(root / "train", {"bird": 8, "cat": 8, "dog": 8})
     write_images(root / "val", {"bird": 3, "cat": 3, "dog": 3}, seed=1)
     return root
+
+
+SMALL = (
+    "--model-kwargs", "embed_dims=[16,16,32,32]", "depths=[1,1,1,1]", "num_heads=[1,1,2,2]",
+    "mlp_ratios=[1,1,1,1]", "class_heads=2",
+)  # fmt: skip
+QUICK = (
+    "--img-size", "32", "--batch-size", "4", "--workers", "0", "--epochs", "2", "--device", "cpu",
+    "--warmup-epochs", "0", "--cooldown-epochs", "0", "--lr", "1e-3", "--no-tensorboard",
+    *SMALL,
+)  # fmt: skip
+
+@pytest.fixture(scope="session")
+def quick() -> tuple[str, ...]:
+    """Options of a training that takes seconds; later ones win."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def run(train, images):
+    """Train for a moment with some more options; returns the rows of metrics.csv."""
+    from lvt_imagenet.records import read_rows
+
+    def run_with(output, *words, data=images, status=0):
+        words = [str(word) for word in words]
+        assert train.main([str(data), *QUICK, "--output", str(output), *words]) == status
+        return read_rows(output / "metrics.csv")
+
+    return run_with
+
+
+@pytest.fixture(scope="session")
+def trained(train, images, tmp_path_factory) -> Path:
+    """Output folder of an epoch of lvt_cls, of the published size."""
+    output = tmp_path_factory.mktemp("trained")
+    words = ("--output", str(output), "--epochs", "1", "--model-kwargs", "depths=[2,2,2,2]")
+    assert train.main([str(images), *QUICK, *words]) == 0
+    return output
