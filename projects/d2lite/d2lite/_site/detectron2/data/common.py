@@ -199,10 +199,9 @@ class AspectRatioGroupedDataset(data.IterableDataset):
 
     def __iter__(self) -> Iterator[list[dict]]:
         for element in self.dataset:
-            bucket = self._buckets[0 if element["width"] > element["height"] else 1]
-            bucket.append(element)
-            if len(bucket) == self.batch_size:
-                batch = bucket[:]
-                # Before the yield: the generator may never be resumed.
-                bucket.clear()
+            kind = 0 if element["width"] > element["height"] else 1
+            self._buckets[kind].append(element)
+            if len(self._buckets[kind]) == self.batch_size:
+                # Emptied before the yield: the generator may never be resumed.
+                batch, self._buckets[kind] = self._buckets[kind], []
                 yield batch

@@ -209,8 +209,8 @@ def _pq_compute(gt_json: dict, predictions: list[dict], read_gt, read_pred) -> d
 
 def _print_panoptic_results(pq_res):
     rows = [
-        [name, *(100 * pq_res[name][metric] for metric in ("pq", "sq", "rq")), pq_res[name]["n"]]
-        for name in ("All", "Things", "Stuff")
+        [name, 100 * res["pq"], 100 * res["sq"], 100 * res["rq"], res["n"]]
+        for name, res in pq_res.items()
     ]
     style = {"tablefmt": "pipe", "floatfmt": ".3f", "stralign": "center", "numalign": "center"}
     table = tabulate(rows, ["", "PQ", "SQ", "RQ", "#categories"], **style)

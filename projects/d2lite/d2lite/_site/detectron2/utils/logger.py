@@ -16,11 +16,8 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = ["setup_logger", "log_first_n", "log_every_n", "log_every_n_seconds"]
 
-_PREFIXES = {
-    logging.WARNING: ("WARNING", ["blink"]),
-    logging.ERROR: ("ERROR", ["blink", "underline"]),
-    logging.CRITICAL: ("ERROR", ["blink", "underline"]),
-}
+_PREFIXES = {logging.WARNING: ("WARNING", ["blink"])}
+_PREFIXES |= dict.fromkeys((logging.ERROR, logging.CRITICAL), ("ERROR", ["blink", "underline"]))
 _DATE = "%m/%d %H:%M:%S"
 _LOG_COUNTER = Counter()
 _LOG_TIMER = {}

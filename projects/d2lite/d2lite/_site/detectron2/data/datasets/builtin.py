@@ -51,23 +51,13 @@ def register_all_coco(root: str) -> None:
     for name, paths in _PREDEFINED_SPLITS_COCO_PANOPTIC.items():
         panoptic_root, panoptic_json, semantic_root = (os.path.join(root, x) for x in paths)
         instances = MetadataCatalog.get(name.removesuffix("_panoptic"))
+        images = instances.image_root, panoptic_root, panoptic_json
+        metadata = _get_builtin_metadata("coco_panoptic_separated")
         register_coco_panoptic_separated(
-            name,
-            _get_builtin_metadata("coco_panoptic_separated"),
-            instances.image_root,
-            panoptic_root,
-            panoptic_json,
-            semantic_root,
-            instances.json_file,
+            name, metadata, *images, semantic_root, instances.json_file
         )
-        register_coco_panoptic(
-            name,
-            _get_builtin_metadata("coco_panoptic_standard"),
-            instances.image_root,
-            panoptic_root,
-            panoptic_json,
-            instances.json_file,
-        )
+        metadata = _get_builtin_metadata("coco_panoptic_standard")
+        register_coco_panoptic(name, metadata, *images, instances.json_file)
 
 
 def register_all_ade20k(root: str) -> None:

@@ -192,16 +192,16 @@ class RandomRotation(Augmentation):
 
     def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
-        center = None
+        center = self.center
         if self.is_range:
             angle = np.random.uniform(self.angle[0], self.angle[1])
-            if self.center is not None:
-                (x0, y0), (x1, y1) = self.center
+            if center is not None:
+                (x0, y0), (x1, y1) = center
                 center = (np.random.uniform(x0, x1), np.random.uniform(y0, y1))
         else:
             angle = np.random.choice(self.angle)
-            if self.center is not None:
-                center = self.center[np.random.randint(len(self.center))]
+            if center is not None:
+                center = center[np.random.randint(len(center))]
         if center is not None:
             center = (w * center[0], h * center[1])
         if angle % 360 == 0:
@@ -297,18 +297,14 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):
     def get_transform(self, image, sem_seg) -> T.Transform:
         if self.single_category_max_area >= 1.0:
             return self.crop_aug.get_transform(image)
-        h, w = sem_seg.shape
         for _ in range(10):
-            crop_h, crop_w = self.crop_aug.get_crop_size((h, w))
-            y0 = np.random.randint(h - crop_h + 1)
-            x0 = np.random.randint(w - crop_w + 1)
-            crop = sem_seg[y0 : y0 + crop_h, x0 : x0 + crop_w]
-            labels, areas = np.unique(crop, return_counts=True)
+            crop = self.crop_aug.get_transform(sem_seg)
+            labels, areas = np.unique(crop.apply_image(sem_seg), return_counts=True)
             if self.ignored_category is not None:
                 areas = areas[labels != self.ignored_category]
             if len(areas) > 1 and areas.max() < areas.sum() * self.single_category_max_area:
                 break
-        return T.CropTransform(x0, y0, crop_w, crop_h)
+        return crop
 
 
 class MinIoURandomCrop(Augmentation):
