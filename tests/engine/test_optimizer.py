@@ -43,7 +43,10 @@ def test_frozen_parameters_are_left_out_and_shared_ones_once():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"neck": {"lr_factor": 2.0}}, "name neck, which occurs in .* the model's parts are body, head"),
+        (
+            {"neck": {"lr_factor": 2.0}},
+            "name neck, which occurs in .* the model's parts are body, head",
+        ),
         ({"body": {"lr": 2.0}}, "rule for 'body' sets lr; expected lr_factor and weight_decay"),
     ],
 )
