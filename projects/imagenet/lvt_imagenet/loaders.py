@@ -118,20 +118,20 @@ def train_loader(
     transform = create_transform(
         _size(settings),
         is_training=True,
-        no_aug=settings.no_aug,
+        no_aug=not settings.augment,
         scale=settings.scale,
         ratio=settings.ratio,
         hflip=settings.hflip,
         vflip=settings.vflip,
         color_jitter=settings.color_jitter,
         auto_augment=settings.auto_augment,
-        interpolation=settings.interpolation if settings.no_aug else settings.train_interpolation,
+        interpolation=settings.train_interpolation if settings.augment else settings.interpolation,
         mean=settings.mean,
         std=settings.std,
         use_prefetcher=True,  # gives uint8; the rest is done in batches
     )
     erasing = None
-    if settings.reprob and not settings.no_aug:
+    if settings.reprob and settings.augment:
         erasing = RandomErasing(
             settings.reprob, mode=settings.remode, max_count=settings.recount, device=device.type
         )

@@ -48,7 +48,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
                           "the machine's cores shared out, at most 8"),
     },
     "augmentation": {
-        "no_aug": Option(flag, "resize and crop the centre, nothing else"),
+        "augment": Option(flag, "if not: resize and crop the centre, nothing else"),
         "scale": Option(several(_fraction, (2,)), "area of the random crop, share of the image"),
         "ratio": Option(several(number(0.01), (2,)), "width : height of the random crop"),
         "hflip": Option(_fraction, "probability of a horizontal flip"),

@@ -120,7 +120,7 @@ def test_grey_images(images):
 
 
 def test_batches_are_normalised(images):
-    settings = settings_of(images, "--no-aug", "--channels-last")
+    settings = settings_of(images, "--no-augment", "--channels-last")
     batch = next(iter(eval_loader(open_train(settings), settings, 3, CPU)))
     first = np.asarray(Image.open(sorted((images / "train" / "bird").glob("*.png"))[0]))
     assert batch.images[0].mean() == pytest.approx((first.mean() / 255 - 0.5) / 0.25, abs=0.1)
@@ -128,9 +128,9 @@ def test_batches_are_normalised(images):
 
 
 def test_erasing_belongs_to_the_image(images):
-    words = ("--no-aug", "--reprob", 0.5)
+    words = ("--no-augment", "--reprob", 0.5)
     settings = settings_of(images, *words)
-    settings.no_aug = False  # keeps erasing; the rest is switched off one by one
+    settings.augment = True  # keeps erasing; the rest is switched off one by one
     settings.scale, settings.ratio, settings.hflip = [1, 1], [1, 1], 0
     settings.auto_augment, settings.color_jitter = None, None
     large = {}
