@@ -36,7 +36,7 @@ setup(
         "tabulate",
         "tensorboard",
         "termcolor>=1.1",
-        "timm>=1.0.9",
+        "timm>=1.0.26",
         "torch>=2.4",
         "torchvision>=0.19",
         "tqdm>=4.60",
