@@ -1,5 +1,6 @@
 """Layers that models are built from, those of torch included that need help."""
 
+# ruff: noqa: F401
 from detectron2._scope import missing_attribute
 
 from .batch_norm import (
@@ -29,33 +30,5 @@ from .wrappers import (
     shapes_to_tensor,
 )
 
-__all__ = [
-    "BatchNorm2d",
-    "CNNBlockBase",
-    "Conv2d",
-    "ConvTranspose2d",
-    "CycleBatchNormList",
-    "DepthwiseSeparableConv2d",
-    "FrozenBatchNorm2d",
-    "LayerNorm",
-    "Linear",
-    "NaiveSyncBatchNorm",
-    "ROIAlign",
-    "ShapeSpec",
-    "batched_nms",
-    "cat",
-    "ciou_loss",
-    "cross_entropy",
-    "diou_loss",
-    "empty_input_loss_func_wrapper",
-    "get_norm",
-    "interpolate",
-    "move_device_like",
-    "nms",
-    "nonzero_tuple",
-    "paste_masks_in_image",
-    "roi_align",
-    "shapes_to_tensor",
-]
-
+__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

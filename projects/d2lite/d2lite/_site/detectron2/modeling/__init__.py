@@ -1,5 +1,6 @@
 """Models and the modules that they are made of."""
 
+# ruff: noqa: F401
 from detectron2._scope import missing_attribute
 from detectron2.layers import ShapeSpec
 
@@ -36,39 +37,5 @@ from .roi_heads import (
 )
 from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
-__all__ = [
-    "ANCHOR_GENERATOR_REGISTRY",
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "RPN_HEAD_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "Backbone",
-    "BaseMaskRCNNHead",
-    "DatasetMapperTTA",
-    "FastRCNNOutputLayers",
-    "GeneralizedRCNN",
-    "GeneralizedRCNNWithTTA",
-    "PanopticFPN",
-    "ProposalNetwork",
-    "ROIHeads",
-    "SemanticSegmentor",
-    "ShapeSpec",
-    "StandardROIHeads",
-    "build_anchor_generator",
-    "build_backbone",
-    "build_box_head",
-    "build_mask_head",
-    "build_model",
-    "build_proposal_generator",
-    "build_roi_heads",
-    "build_rpn_head",
-    "build_sem_seg_head",
-    "detector_postprocess",
-]
-
+__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

@@ -1,7 +1,8 @@
 """Anchor boxes on the grids of feature maps."""
 
-import collections.abc
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,11 +12,11 @@ from detectron2.layers import ShapeSpec, move_device_like
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 
+from ._options import options
+
+# Callables of (cfg, input_shape: list[ShapeSpec]) that return a module which maps a list of feature
+# maps to a list of `Boxes`.
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
-ANCHOR_GENERATOR_REGISTRY.__doc__ = """
-Registry of anchor generators: callables of ``(cfg, input_shape: list[ShapeSpec])`` that return a
-module which maps a list of feature maps to a list of `Boxes`.
-"""
 
 
 class BufferList(nn.Module):
@@ -37,32 +38,23 @@ def _create_grid_offsets(
     size: list[int], stride: int, offset: float, target_device_tensor: torch.Tensor
 ):
     """Coordinates x and y, in pixels, of all points of a (height, width) grid, row by row."""
-    height, width = size
-    shifts_x = move_device_like(
-        torch.arange(offset * stride, width * stride, step=stride, dtype=torch.float32),
-        target_device_tensor,
-    )
-    shifts_y = move_device_like(
-        torch.arange(offset * stride, height * stride, step=stride, dtype=torch.float32),
-        target_device_tensor,
-    )
-    shift_y, shift_x = torch.meshgrid(shifts_y, shifts_x, indexing="ij")
+    start = offset * stride
+    shifts = [torch.arange(start, n * stride, step=stride, dtype=torch.float32) for n in size]
+    shifts = [move_device_like(shift, target_device_tensor) for shift in shifts]
+    shift_y, shift_x = torch.meshgrid(shifts, indexing="ij")
     return shift_x.reshape(-1), shift_y.reshape(-1)
 
 
 def _broadcast_params(params, num_features: int, name: str) -> list:
     """One list of ``params`` per feature map, from a flat list, one list, or a list for each."""
-    assert isinstance(params, collections.abc.Sequence), (
-        f"{name} in anchor generator has to be a list! Got {params}."
-    )
-    assert len(params), f"{name} in anchor generator cannot be empty!"
-    if not isinstance(params[0], collections.abc.Sequence):
+    assert isinstance(params, Sequence), f"{name} of anchors has to be a list! Got {params}."
+    assert len(params), f"{name} of anchors cannot be empty!"
+    if not isinstance(params[0], Sequence):
         return [params] * num_features
     if len(params) == 1:
         return list(params) * num_features
     assert len(params) == num_features, (
-        f"Got {name} of length {len(params)} in anchor generator, "
-        f"but the number of input features is {num_features}!"
+        f"Got {name} of length {len(params)} for {num_features} input features!"
     )
     return params
 
@@ -86,37 +78,26 @@ class DefaultAnchorGenerator(nn.Module):
     def __init__(self, *, sizes, aspect_ratios, strides, offset=0.5):
         super().__init__()
         assert 0.0 <= offset < 1.0, f"offset of the anchors must be in [0, 1), not {offset}"
-        self.strides = strides
-        self.num_features = len(self.strides)
+        self.strides, self.num_features, self.offset = strides, len(strides), offset
         sizes = _broadcast_params(sizes, self.num_features, "sizes")
         aspect_ratios = _broadcast_params(aspect_ratios, self.num_features, "aspect_ratios")
         self.cell_anchors = BufferList(
             self.generate_cell_anchors(s, a).float()
             for s, a in zip(sizes, aspect_ratios, strict=True)
         )
-        self.offset = offset
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
-        node = cfg.MODEL.ANCHOR_GENERATOR
-        return {
-            "sizes": node.SIZES,
-            "aspect_ratios": node.ASPECT_RATIOS,
-            "strides": [shape.stride for shape in input_shape],
-            "offset": node.OFFSET,
-        }
-
-    @property
-    @torch.jit.unused
-    def num_cell_anchors(self) -> list[int]:
-        """Another name of `num_anchors`."""
-        return self.num_anchors
+        node = options(cfg.MODEL.ANCHOR_GENERATOR, "SIZES", "ASPECT_RATIOS", "OFFSET")
+        return node | {"strides": [shape.stride for shape in input_shape]}
 
     @property
     @torch.jit.unused
     def num_anchors(self) -> list[int]:
         """Anchors at every pixel, for each feature map."""
         return [len(anchors) for anchors in self.cell_anchors]
+
+    num_cell_anchors = num_anchors
 
     def _grid_anchors(self, grid_sizes: list[list[int]]) -> list[torch.Tensor]:
         """All anchors of every grid, each (height * width * anchors, 4)."""
@@ -129,16 +110,13 @@ class DefaultAnchorGenerator(nn.Module):
             anchors.append((centers[:, None, :] + cell[None, :, :]).reshape(-1, 4))
         return anchors
 
-    def generate_cell_anchors(
-        self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)
-    ) -> torch.Tensor:
+    def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)):
         """Anchors around (0, 0), sizes in the outer loop: (len(sizes) * len(aspect_ratios), 4)."""
         anchors = []
-        for size in sizes:
-            for ratio in aspect_ratios:
-                half_width = math.sqrt(size**2.0 / ratio) / 2.0
-                half_height = half_width * ratio
-                anchors.append([-half_width, -half_height, half_width, half_height])
+        for size, ratio in itertools.product(sizes, aspect_ratios):
+            half_width = math.sqrt(size**2.0 / ratio) / 2.0
+            half_height = half_width * ratio
+            anchors.append([-half_width, -half_height, half_width, half_height])
         return torch.tensor(anchors)
 
     def forward(self, features: list[torch.Tensor]) -> list[Boxes]:

@@ -10,10 +10,10 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.structures import Boxes
 
-_DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
-"""Largest log of a change of size; keeps ``exp`` finite."""
-
 __all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
+
+# Largest log of a change of size; keeps `exp` finite.
+_DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
 
 def _compiled(cls):
@@ -48,11 +48,9 @@ class Box2BoxTransform:
         target_centers = target_boxes[:, :2] + 0.5 * target_sizes
 
         wx, wy, ww, wh = self.weights
-        shifts = (target_centers - src_centers) / src_sizes
-        scales = torch.log(target_sizes / src_sizes)
-        deltas = torch.stack(
-            (wx * shifts[:, 0], wy * shifts[:, 1], ww * scales[:, 0], wh * scales[:, 1]), dim=1
-        )
+        dx, dy = ((target_centers - src_centers) / src_sizes).unbind(1)
+        dw, dh = torch.log(target_sizes / src_sizes).unbind(1)
+        deltas = torch.stack((wx * dx, wy * dy, ww * dw, wh * dh), dim=1)
         assert (src_sizes[:, 0] > 0).all().item(), "Input boxes to Box2BoxTransform are not valid!"
         return deltas
 
@@ -61,10 +59,9 @@ class Box2BoxTransform:
         # exp of half precision overflows early
         deltas = deltas.float()
         boxes = boxes.to(deltas.dtype)
-        widths = (boxes[:, 2] - boxes[:, 0])[:, None]
-        heights = (boxes[:, 3] - boxes[:, 1])[:, None]
-        centers_x = boxes[:, 0][:, None] + 0.5 * widths
-        centers_y = boxes[:, 1][:, None] + 0.5 * heights
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        widths, heights = sizes.split(1, dim=1)
+        centers_x, centers_y = (boxes[:, :2] + 0.5 * sizes).split(1, dim=1)
 
         wx, wy, ww, wh = self.weights
         new_x = deltas[:, 0::4] / wx * widths + centers_x
@@ -141,16 +138,11 @@ def _dense_box_regression_loss(
             (on boxes).
         smooth_l1_beta: where smooth L1 turns from quadratic to linear; 0 is plain L1.
     """
-    if isinstance(anchors[0], Boxes):
-        anchors = type(anchors[0]).cat(anchors).tensor
-    else:
-        anchors = cat(anchors)
+    anchors = cat([a.tensor if isinstance(a, Boxes) else a for a in anchors])
     pred_deltas = cat(pred_anchor_deltas, dim=1)
     if box_reg_loss_type == "smooth_l1":
         gt_deltas = torch.stack([box2box_transform.get_deltas(anchors, gt) for gt in gt_boxes])
-        return smooth_l1_loss(
-            pred_deltas[fg_mask], gt_deltas[fg_mask], beta=smooth_l1_beta, reduction="sum"
-        )
+        return smooth_l1_loss(pred_deltas[fg_mask], gt_deltas[fg_mask], smooth_l1_beta, "sum")
     if box_reg_loss_type not in _IOU_LOSSES:
         raise ValueError(f"Invalid dense box regression loss type '{box_reg_loss_type}'")
     pred_boxes = torch.stack([box2box_transform.apply_deltas(d, anchors) for d in pred_deltas])

@@ -21,9 +21,7 @@ class Matcher:
     def __init__(
         self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False
     ):
-        limits = [-float("inf")]
-        limits.extend(thresholds)
-        limits.append(float("inf"))
+        limits = [-float("inf")] + list(thresholds) + [float("inf")]  # noqa: RUF005 (TorchScript)
         assert limits[1] > 0, "Matcher thresholds must be positive"
         # Loops, not `all(...)`: this class can be used within TorchScript.
         for i in range(len(limits) - 1):
@@ -47,8 +45,7 @@ class Matcher:
             count = match_quality_matrix.size(1)
             matches = match_quality_matrix.new_full((count,), 0, dtype=torch.int64)
             # Without ground truth everything is of the lowest quality.
-            labels = match_quality_matrix.new_full((count,), self.labels[0], dtype=torch.int8)
-            return matches, labels
+            return matches, matches.new_full((count,), self.labels[0], dtype=torch.int8)
         assert torch.all(match_quality_matrix >= 0)
 
         quality, matches = match_quality_matrix.max(dim=0)
@@ -59,9 +56,7 @@ class Matcher:
             self.set_low_quality_matches_(match_labels, match_quality_matrix)
         return matches, match_labels
 
-    def set_low_quality_matches_(
-        self, match_labels: torch.Tensor, match_quality_matrix: torch.Tensor
-    ):
+    def set_low_quality_matches_(self, match_labels, match_quality_matrix):
         """Make positive, in place, the best predictions of every ground truth."""
         best_of_each_gt, _ = match_quality_matrix.max(dim=1)
         best = nonzero_tuple(match_quality_matrix == best_of_each_gt[:, None])[1]

@@ -42,10 +42,9 @@ def convert_boxes_to_pooler_format(box_lists: list[Boxes]):
     """Boxes of all images as rows (index of the image, x1, y1, x2, y2), as pooling takes them."""
     rows = []
     for i, boxes in enumerate(box_lists):
-        box_tensor = boxes.tensor
         # A column made from the boxes, not from their number, stays right in a traced graph.
-        index = torch.full_like(box_tensor[:, :1], float(i))
-        rows.append(torch.cat((index, box_tensor), dim=1))
+        index = torch.full_like(boxes.tensor[:, :1], float(i))
+        rows.append(torch.cat((index, boxes.tensor), dim=1))
     return cat(rows, dim=0)
 
 
@@ -76,38 +75,25 @@ class ROIPooler(nn.Module):
         assert len(output_size) == 2 and all(isinstance(side, int) for side in output_size), (
             f"output_size of ROIPooler must be one or two integers, not {output_size}"
         )
-        self.output_size = (output_size[0], output_size[1])
-
+        self.output_size = size = (output_size[0], output_size[1])
         if pooler_type == "ROIPool":
-            poolers = [RoIPool(self.output_size, spatial_scale=scale) for scale in scales]
+            poolers = [RoIPool(size, scale) for scale in scales]
         elif pooler_type in ("ROIAlign", "ROIAlignV2"):
             aligned = pooler_type == "ROIAlignV2"
-            poolers = [
-                ROIAlign(
-                    self.output_size,
-                    spatial_scale=scale,
-                    sampling_ratio=sampling_ratio,
-                    aligned=aligned,
-                )
-                for scale in scales
-            ]
+            poolers = [ROIAlign(size, scale, sampling_ratio, aligned) for scale in scales]
         else:
             raise ValueError(f"Unknown pooler type: {pooler_type}")
         self.level_poolers = nn.ModuleList(poolers)
 
-        min_level, max_level = -math.log2(scales[0]), -math.log2(scales[-1])
-        assert math.isclose(min_level, int(min_level)) and math.isclose(
-            max_level, int(max_level)
-        ), f"Featuremap stride is not power of 2! Scales are {scales}"
-        self.min_level = int(min_level)
-        self.max_level = int(max_level)
-        assert len(scales) == self.max_level - self.min_level + 1, (
-            f"[ROIPooler] Sizes of input featuremaps do not form a pyramid! Scales are {scales}"
+        levels = [-math.log2(scales[0]), -math.log2(scales[-1])]
+        self.min_level, self.max_level = (int(level) for level in levels)
+        assert all(math.isclose(level, int(level)) for level in levels), (
+            f"Featuremap stride is not power of 2! Scales are {scales}"
         )
+        assert len(scales) == self.max_level - self.min_level + 1, f"{scales} form no pyramid!"
         assert 0 <= self.min_level <= self.max_level
         assert canonical_box_size > 0
-        self.canonical_level = canonical_level
-        self.canonical_box_size = canonical_box_size
+        self.canonical_level, self.canonical_box_size = canonical_level, canonical_box_size
 
     def forward(self, x: list[torch.Tensor], box_lists: list[Boxes]):
         """Pool boxes from feature maps.
@@ -119,26 +105,23 @@ class ROIPooler(nn.Module):
         Returns:
             (boxes of all images, C, height, width).
         """
-        torch._assert(
-            isinstance(x, list) and isinstance(box_lists, list), "Arguments to pooler must be lists"
-        )
         num_levels = len(self.level_poolers)
+        torch._assert(isinstance(x, list) and isinstance(box_lists, list), "ROIPooler takes lists")
         assert len(x) == num_levels, f"ROIPooler has {num_levels} levels, but got {len(x)} maps"
         assert len(box_lists) == x[0].size(0), (
-            f"ROIPooler got maps of {x[0].size(0)} images, but boxes of {len(box_lists)}"
+            f"ROIPooler got {x[0].size(0)} images, not {len(box_lists)}"
         )
         height, width = self.output_size
         if len(box_lists) == 0:
             return x[0].new_zeros([0, x[0].shape[1], height, width])
-
         rois = convert_boxes_to_pooler_format(box_lists)
+        if num_levels == 1:
+            return self.level_poolers[0](x[0], rois)
         levels = assign_boxes_to_levels(
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
         output = x[0].new_zeros([rois.shape[0], x[0].shape[1], height, width])
         for level, pooler in enumerate(self.level_poolers):
-            if num_levels == 1:
-                return pooler(x[0], rois)
             inds = nonzero_tuple(levels == level)[0]
             output.index_put_((inds,), pooler(x[level], rois[inds]))
         return output

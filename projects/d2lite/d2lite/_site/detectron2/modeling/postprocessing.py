@@ -23,35 +23,29 @@ def detector_postprocess(
     Returns:
         `Instances` of the wanted size; ``pred_masks`` is bool (N, output_height, output_width).
     """
+    new_size = (output_height, output_width)
+    scale_y, scale_x = (
+        # In tracing sizes are tensors, and the division must be recorded in floats.
+        (new.float() if isinstance(new, torch.Tensor) else new) / old
+        for new, old in zip(new_size, results.image_size, strict=True)
+    )
     if isinstance(output_width, torch.Tensor):
-        # In tracing sizes are tensors, and the division below must be recorded in floats.
-        new_size = torch.stack([output_height, output_width])
-        scale_y = output_height.float() / results.image_size[0]
-        scale_x = output_width.float() / results.image_size[1]
-    else:
-        new_size = (output_height, output_width)
-        scale_y = output_height / results.image_size[0]
-        scale_x = output_width / results.image_size[1]
-
+        new_size = torch.stack(new_size)
     results = Instances(new_size, **results.get_fields())
-    if results.has("pred_boxes"):
-        output_boxes = results.pred_boxes
-    elif results.has("proposal_boxes"):
-        output_boxes = results.proposal_boxes
-    else:
-        raise AssertionError("Predictions must contain boxes!")
+    assert results.has("pred_boxes") or results.has("proposal_boxes"), (
+        "Predictions must contain boxes!"
+    )
+    output_boxes = results.get("pred_boxes" if results.has("pred_boxes") else "proposal_boxes")
     output_boxes.scale(scale_x, scale_y)
     output_boxes.clip(results.image_size)
     results = results[output_boxes.nonempty()]
 
     if results.has("pred_masks"):
         masks = results.pred_masks
-        if not isinstance(masks, ROIMasks):
-            masks = ROIMasks(masks[:, 0, :, :])
-        bitmasks = masks.to_bitmasks(
+        masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0, :, :])
+        results.pred_masks = masks.to_bitmasks(
             results.pred_boxes, output_height, output_width, mask_threshold
-        )
-        results.pred_masks = bitmasks.tensor
+        ).tensor
     if results.has("pred_keypoints"):
         results.pred_keypoints[:, :, 0] *= scale_x
         results.pred_keypoints[:, :, 1] *= scale_y
@@ -71,6 +65,5 @@ def sem_seg_postprocess(result: torch.Tensor, img_size, output_height: int, outp
         logits (C, output_height, output_width), bilinear.
     """
     result = result[:, : img_size[0], : img_size[1]].expand(1, -1, -1, -1)
-    return F.interpolate(
-        result, size=(output_height, output_width), mode="bilinear", align_corners=False
-    )[0]
+    size = (output_height, output_width)
+    return F.interpolate(result, size=size, mode="bilinear", align_corners=False)[0]

@@ -17,16 +17,12 @@ _RawBoxes = Union[List[float], Tuple[float, ...], Tensor, np.ndarray]  # noqa: U
 class BoxMode(IntEnum):
     """How the four (five with an angle) numbers of a box are meant."""
 
-    XYXY_ABS = 0
-    """(x0, y0, x1, y1) in pixels."""
-    XYWH_ABS = 1
-    """(x0, y0, width, height) in pixels."""
+    XYXY_ABS = 0  # (x0, y0, x1, y1) in pixels
+    XYWH_ABS = 1  # (x0, y0, width, height) in pixels
+    # The same two as fractions of the image's size; not supported yet.
     XYXY_REL = 2
-    """(x0, y0, x1, y1) as fractions of the image's size. Not supported yet."""
     XYWH_REL = 3
-    """(x0, y0, width, height) as fractions of the image's size. Not supported yet."""
-    XYWHA_ABS = 4
-    """(centre x, centre y, width, height, angle in degrees counter-clockwise)."""
+    XYWHA_ABS = 4  # (centre x, centre y, width, height, angle in degrees counter-clockwise)
 
     @staticmethod
     def convert(box: _RawBoxes, from_mode: "BoxMode", to_mode: "BoxMode") -> _RawBoxes:
@@ -47,57 +43,35 @@ class BoxMode(IntEnum):
         """
         if from_mode == to_mode:
             return box
-        from_mode, to_mode = BoxMode(from_mode), BoxMode(to_mode)
-        relative = (BoxMode.XYXY_REL, BoxMode.XYWH_REL)
-        assert from_mode not in relative and to_mode not in relative, (
-            f"Relative box modes are not supported: got {from_mode.name} -> {to_mode.name}"
-        )
-        conversion = _CONVERSIONS.get((from_mode, to_mode))
-        if conversion is None:
-            raise NotImplementedError(
-                f"Conversion from BoxMode {from_mode.name} to {to_mode.name} is not supported"
-            )
-        if isinstance(box, (list, tuple)):
-            assert len(box) in (4, 5), (
-                "BoxMode.convert takes a list or tuple of k numbers or an array (N, k), where k is "
-                f"4 or 5; got {len(box)} numbers"
-            )
-            return type(box)(conversion(torch.tensor(box)).tolist())
-        if isinstance(box, np.ndarray):
-            return conversion(torch.from_numpy(box.copy())).numpy()
-        return conversion(box)
+        single = isinstance(box, (list, tuple))
+        assert not single or len(box) in (4, 5), f"Boxes have k numbers, 4 or 5, not {len(box)}"
+        modes = BoxMode(from_mode), BoxMode(to_mode)
+        assert not {BoxMode.XYXY_REL, BoxMode.XYWH_REL} & {*modes}, "Relative mode not supported!"
+        boxes = torch.as_tensor(box).clone()
+        if modes == (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+            boxes[..., 2:4] += boxes[..., :2]
+        elif modes == (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+            boxes[..., 2:4] -= boxes[..., :2]
+        elif modes == (BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS):
+            start, size = boxes.double().split(2, dim=-1)
+            boxes = torch.cat([start + size / 2, size, 0 * size[..., :1]], dim=-1).to(boxes)
+        elif modes == (BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS):
+            boxes = _upright_boxes(boxes)
+        else:
+            names = " to ".join(mode.name for mode in modes)
+            raise NotImplementedError(f"Conversion from BoxMode {names} is not supported")
+        if single:
+            return type(box)(boxes.tolist())
+        return boxes.numpy() if isinstance(box, np.ndarray) else boxes
 
 
-def _xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:4]], dim=-1)
-
-
-def _xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    return torch.cat([boxes[..., :2], boxes[..., 2:4] - boxes[..., :2]], dim=-1)
-
-
-def _xywh_to_xywha(boxes: Tensor) -> Tensor:
-    start, size = boxes.double().split(2, dim=-1)
-    return torch.cat([start + size / 2, size, torch.zeros_like(size[..., :1])], dim=-1).to(boxes)
-
-
-def _xywha_to_xyxy(boxes: Tensor) -> Tensor:
-    """Smallest upright boxes around the rotated ones."""
-    assert boxes.shape[-1] == 5, (
-        f"The last dimension of boxes in XYWHA format must be 5, got {boxes.shape[-1]}"
-    )
+def _upright_boxes(boxes: Tensor) -> Tensor:
+    """Smallest upright boxes around rotated ones."""
+    assert boxes.shape[-1] == 5, "The last dimension of XYWHA boxes must be 5"
     center, size, angle = boxes.double().split((2, 2, 1), dim=-1)
     cos, sin = torch.deg2rad(angle).cos().abs(), torch.deg2rad(angle).sin().abs()
     half = (cos * size + sin * size.flip(-1)) / 2
     return torch.cat([center - half, center + half], dim=-1).to(boxes)
-
-
-_CONVERSIONS = {
-    (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS): _xywh_to_xyxy,
-    (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS): _xyxy_to_xywh,
-    (BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS): _xywh_to_xywha,
-    (BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS): _xywha_to_xyxy,
-}
 
 
 class Boxes:
@@ -113,10 +87,10 @@ class Boxes:
         Raises:
             AssertionError: another shape; anything without elements counts as (0, 4).
         """
-        if not isinstance(tensor, Tensor):
-            tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
-        else:
+        if isinstance(tensor, Tensor):
             tensor = tensor.to(torch.float32)
+        else:
+            tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
         # The shape first: torch.export can't branch on a number of boxes that depends on values.
         if (tensor.dim() != 2 or tensor.size(-1) != 4) and tensor.numel() == 0:
             # A reshaped input, unlike a new tensor, stays part of a traced graph.
@@ -150,10 +124,9 @@ class Boxes:
         if not exporting:  # a graph that torch.export makes can't branch on values
             assert torch.isfinite(self.tensor).all(), "Box tensor contains infinite or NaN!"
         h, w = box_size
-        x0 = self.tensor[:, 0].clamp(min=0, max=w)
-        y0 = self.tensor[:, 1].clamp(min=0, max=h)
-        x1 = self.tensor[:, 2].clamp(min=0, max=w)
-        y1 = self.tensor[:, 3].clamp(min=0, max=h)
+        x0, y0, x1, y1 = self.tensor.unbind(dim=-1)
+        x0, x1 = x0.clamp(min=0, max=w), x1.clamp(min=0, max=w)
+        y0, y1 = y0.clamp(min=0, max=h), y1.clamp(min=0, max=h)
         self.tensor = torch.stack((x0, y0, x1, y1), dim=-1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
@@ -184,13 +157,10 @@ class Boxes:
     def inside_box(self, box_size: Tuple[int, int], boundary_threshold: int = 0) -> Tensor:  # noqa: UP006
         """Which boxes lie inside an image of (height, width), widened by some pixels, bool (N,)."""
         height, width = box_size
-        box = self.tensor
-        return (
-            (box[..., 0] >= -boundary_threshold)
-            & (box[..., 1] >= -boundary_threshold)
-            & (box[..., 2] < width + boundary_threshold)
-            & (box[..., 3] < height + boundary_threshold)
-        )
+        x0, y0, x1, y1 = self.tensor.unbind(dim=-1)
+        inside = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)
+        x1_inside, y1_inside = x1 < width + boundary_threshold, y1 < height + boundary_threshold
+        return inside & x1_inside & y1_inside
 
     def get_centers(self) -> Tensor:
         """Centres (N, 2) as (x, y)."""
@@ -263,9 +233,7 @@ def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     Raises:
         AssertionError: the two sets differ in length.
     """
-    assert len(boxes1) == len(boxes2), (
-        f"boxlists should have the same number of entries, got {len(boxes1)}, {len(boxes2)}"
-    )
+    assert len(boxes1) == len(boxes2), f"boxlists must match: got {len(boxes1)}, {len(boxes2)}"
     first, second = boxes1.tensor, boxes2.tensor
     sides = torch.min(first[:, 2:], second[:, 2:]) - torch.max(first[:, :2], second[:, :2])
     shared = sides.clamp(min=0).prod(dim=1)

@@ -16,9 +16,6 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     ``_out_feature_strides`` (by name), or override `output_shape`.
     """
 
-    def __init__(self):
-        super().__init__()
-
     @abstractmethod
     def forward(self, x):
         """Return ``{name: feature map}`` of a batch of images (B, C, H, W)."""
@@ -35,9 +32,8 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every output, by name."""
+        channels, strides = self._out_feature_channels, self._out_feature_strides
         return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
+            name: ShapeSpec(channels=channels[name], stride=strides[name])
             for name in self._out_features
         }

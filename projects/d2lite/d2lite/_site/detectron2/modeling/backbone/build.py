@@ -5,10 +5,8 @@ from detectron2.utils.registry import Registry
 
 from .backbone import Backbone
 
+# Callables of (cfg, input_shape: ShapeSpec) that return a `Backbone`.
 BACKBONE_REGISTRY = Registry("BACKBONE")
-BACKBONE_REGISTRY.__doc__ = """
-Registry of backbones: callables of ``(cfg, input_shape: ShapeSpec)`` that return a `Backbone`.
-"""
 
 
 def build_backbone(cfg, input_shape: ShapeSpec | None = None) -> Backbone:
@@ -17,7 +15,5 @@ def build_backbone(cfg, input_shape: ShapeSpec | None = None) -> Backbone:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     name = cfg.MODEL.BACKBONE.NAME
     backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)
-    assert isinstance(backbone, Backbone), (
-        f"Backbone '{name}' was built as {type(backbone)}, which is not a subclass of Backbone"
-    )
+    assert isinstance(backbone, Backbone), f"'{name}' built a {type(backbone)}, not a Backbone"
     return backbone

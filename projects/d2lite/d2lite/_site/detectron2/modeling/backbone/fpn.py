@@ -1,7 +1,9 @@
 """Feature pyramid network (https://arxiv.org/abs/1612.03144)."""
 
 import math
+from functools import partial
 
+import torch
 import torch.nn.functional as F
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
@@ -44,40 +46,26 @@ class FPN(Backbone):
         assert isinstance(bottom_up, Backbone), f"bottom_up is no Backbone but {type(bottom_up)}"
         assert in_features, "in_features of FPN is empty: name at least one map of the backbone"
         assert fuse_type in {"avg", "sum"}, f"fuse_type must be 'avg' or 'sum', not {fuse_type!r}"
-
         shapes = bottom_up.output_shape()
         strides = [shapes[f].stride for f in in_features]
         _assert_strides_are_log2_contiguous(strides)
         levels = [int(math.log2(stride)) for stride in strides]
 
-        lateral_convs, output_convs = [], []
-        for level, feature in zip(levels, in_features, strict=True):
-            lateral = Conv2d(
-                shapes[feature].channels,
-                out_channels,
-                kernel_size=1,
-                bias=norm == "",
-                norm=get_norm(norm, out_channels),
-            )
-            output = Conv2d(
-                out_channels,
-                out_channels,
-                kernel_size=3,
-                padding=1,
-                bias=norm == "",
-                norm=get_norm(norm, out_channels),
-            )
+        # Plain lists: in a ModuleList these weights would appear a second time in the state dict.
+        # Coarsest first, the order in which `forward` goes.
+        self.lateral_convs, self.output_convs = [], []
+        conv = partial(Conv2d, out_channels=out_channels, bias=norm == "")
+        for level, name in zip(levels, in_features, strict=True):
+            channels = shapes[name].channels
+            lateral = conv(channels, kernel_size=1, norm=get_norm(norm, out_channels))
+            output = conv(out_channels, kernel_size=3, padding=1, norm=get_norm(norm, out_channels))
             c2_xavier_fill(lateral)
             c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
-            # Coarsest first, the order in which `forward` goes.
-            lateral_convs.insert(0, lateral)
-            output_convs.insert(0, output)
+            self.lateral_convs.insert(0, lateral)
+            self.output_convs.insert(0, output)
 
-        # Plain lists: in a ModuleList these weights would appear a second time in the state dict.
-        self.lateral_convs = lateral_convs
-        self.output_convs = output_convs
         self.top_block = top_block
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
@@ -86,8 +74,7 @@ class FPN(Backbone):
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._size_divisibility = strides[-1]
-        self._square_pad = square_pad
+        self._size_divisibility, self._square_pad = strides[-1], square_pad
         self._fuse_type = fuse_type
 
     @property
@@ -101,19 +88,17 @@ class FPN(Backbone):
     def forward(self, x):
         """Return the pyramid as ``{name: map}``, finest level first."""
         bottom_up_features = self.bottom_up(x)
-        results = []
-        top_down = None
-        for name, lateral, output in zip(
-            reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True
-        ):
-            merged = lateral(bottom_up_features[name])
-            if top_down is not None:
+        names, results = self.in_features, []
+        top_down = torch.zeros(0)
+        # TorchScript can index neither lists of modules nor reversed tuples.
+        for i, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905
+            merged = lateral(bottom_up_features[names[-i - 1]])
+            if i > 0:
                 merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
             top_down = merged
             results.insert(0, output(merged))
-
         if self.top_block is not None:
             name = self.top_block.in_feature
             if name in bottom_up_features:
@@ -121,7 +106,8 @@ class FPN(Backbone):
             else:
                 top_input = results[self._out_features.index(name)]
             results.extend(self.top_block(top_input))
-        return dict(zip(self._out_features, results, strict=True))
+        assert len(self._out_features) == len(results)
+        return {name: result for name, result in zip(self._out_features, results)}  # noqa: B905, C416
 
 
 def _assert_strides_are_log2_contiguous(strides) -> None:

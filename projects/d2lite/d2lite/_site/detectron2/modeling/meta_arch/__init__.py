@@ -1,5 +1,6 @@
 """Whole models."""
 
+# ruff: noqa: F401
 from detectron2._scope import missing_attribute
 
 from .build import META_ARCH_REGISTRY, build_model
@@ -12,16 +13,5 @@ from .semantic_seg import (
     build_sem_seg_head,
 )
 
-__all__ = [
-    "META_ARCH_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "GeneralizedRCNN",
-    "PanopticFPN",
-    "ProposalNetwork",
-    "SemSegFPNHead",
-    "SemanticSegmentor",
-    "build_model",
-    "build_sem_seg_head",
-]
-
+__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

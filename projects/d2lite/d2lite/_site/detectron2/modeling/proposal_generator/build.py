@@ -2,11 +2,9 @@
 
 from detectron2.utils.registry import Registry
 
+# Callables of (cfg, input_shape: dict[str, ShapeSpec]) that return a module which maps images and
+# features to proposals and losses.
 PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")
-PROPOSAL_GENERATOR_REGISTRY.__doc__ = """
-Registry of proposal generators: callables of ``(cfg, input_shape: dict[str, ShapeSpec])`` that
-return a module which maps images and features to proposals and losses.
-"""
 
 
 def build_proposal_generator(cfg, input_shape):

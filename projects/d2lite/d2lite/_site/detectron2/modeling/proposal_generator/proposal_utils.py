@@ -39,37 +39,23 @@ def find_top_rpn_proposals(
     Raises:
         FloatingPointError: in training, if a box or score is infinite or NaN.
     """
-    boxes, scores, level_ids = [], [], []
-    for level, (boxes_i, logits_i) in enumerate(
-        zip(proposals, pred_objectness_logits, strict=True)
-    ):
-        count = _at_most(logits_i, pre_nms_topk)
+    boxes, scores, levels = [], [], []
+    pairs = zip(proposals, pred_objectness_logits, strict=True)
+    for level, (boxes_i, logits_i) in enumerate(pairs):
+        count = logits_i.shape[1]
+        # In tracing a tensor, which must not be baked into the graph.
+        traced = isinstance(count, torch.Tensor)
+        count = count.clamp(max=pre_nms_topk) if traced else min(count, pre_nms_topk)
         scores_i, order = logits_i.topk(count, dim=1)
         boxes.append(boxes_i.gather(1, order[:, :, None].expand(-1, -1, boxes_i.shape[2])))
         scores.append(scores_i)
-        level_ids.append(torch.full_like(order[0], level))
-    boxes, scores, level_ids = cat(boxes, dim=1), cat(scores, dim=1), cat(level_ids)
+        levels.append(torch.full_like(order[0], level))
+    boxes, scores, levels = cat(boxes, dim=1), cat(scores, dim=1), cat(levels)
+    limits = (nms_thresh, post_nms_topk, min_box_size, training)
     return [
-        _select_proposals(
-            boxes[n],
-            scores[n],
-            level_ids,
-            image_size,
-            nms_thresh,
-            post_nms_topk,
-            min_box_size,
-            training,
-        )
+        _select_proposals(boxes[n], scores[n], levels, image_size, *limits)
         for n, image_size in enumerate(image_sizes)
     ]
-
-
-def _at_most(logits, limit):
-    """Length of a level, limited; a tensor in tracing, so that it isn't baked into the graph."""
-    length = logits.shape[1]
-    return (
-        torch.clamp(length, max=limit) if isinstance(length, torch.Tensor) else min(length, limit)
-    )
 
 
 def _select_proposals(boxes, scores, levels, image_size, nms_thresh, topk, min_box_size, training):
@@ -78,26 +64,19 @@ def _select_proposals(boxes, scores, levels, image_size, nms_thresh, topk, min_b
     if not finite.all():
         if training:
             raise FloatingPointError(
-                "Predicted boxes or scores contain Inf/NaN. Training has diverged."
+                "Predicted boxes or scores are Inf/NaN. Training has diverged."
             )
         boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
     boxes = Boxes(boxes)
     boxes.clip(image_size)
-
     keep = boxes.nonempty(threshold=min_box_size)
     if torch.jit.is_tracing() or not keep.all():
         boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
     keep = batched_nms(boxes.tensor, scores, levels, nms_thresh)[:topk]
-
-    result = Instances(image_size)
-    result.proposal_boxes = boxes[keep]
-    result.objectness_logits = scores[keep]
-    return result
+    return Instances(image_size, proposal_boxes=boxes[keep], objectness_logits=scores[keep])
 
 
-def add_ground_truth_to_proposals(
-    gt: list[Instances] | list[Boxes], proposals: list[Instances]
-) -> list[Instances]:
+def add_ground_truth_to_proposals(gt, proposals: list[Instances]) -> list[Instances]:
     """Append to each image's proposals its ground-truth boxes, with a probability close to 1.
 
     Useful in training: with a bad proposal generator there are positive examples all the same.
@@ -107,28 +86,22 @@ def add_ground_truth_to_proposals(
         proposals: of every image, with ``proposal_boxes`` and ``objectness_logits``. Any
             further field must also be in ``gt``.
     """
-    assert gt is not None, "ground truth is needed to add it to the proposals, but it is None"
+    assert gt is not None
     if len(proposals) != len(gt):
         raise ValueError("proposals and gt should have the same length as the number of images!")
-    return [
-        add_ground_truth_to_proposals_single_image(gt_i, proposals_i)
-        for gt_i, proposals_i in zip(gt, proposals, strict=True)
-    ]
+    return list(map(add_ground_truth_to_proposals_single_image, gt, proposals))
 
 
-def add_ground_truth_to_proposals_single_image(
-    gt: Instances | Boxes, proposals: Instances
-) -> Instances:
+def add_ground_truth_to_proposals_single_image(gt, proposals: Instances) -> Instances:
     """`add_ground_truth_to_proposals` for one image."""
     if isinstance(gt, Boxes):
         gt = Instances(proposals.image_size, gt_boxes=gt)
-    logits = proposals.objectness_logits
     probability = 1.0 - 1e-10
+    logit = math.log(probability / (1 - probability))
     gt_proposal = Instances(proposals.image_size, **gt.get_fields())
     gt_proposal.proposal_boxes = gt.gt_boxes
-    gt_proposal.objectness_logits = torch.full(
-        (len(gt.gt_boxes),), math.log(probability / (1 - probability)), device=logits.device
-    )
+    device = proposals.objectness_logits.device
+    gt_proposal.objectness_logits = torch.full((len(gt.gt_boxes),), logit, device=device)
     for key in proposals.get_fields():
         assert gt_proposal.has(key), f"The attribute '{key}' in `proposals` does not exist in `gt`"
     # Only the fields of the first survive: the ground truth's own are left out here.

@@ -11,6 +11,7 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
 from detectron2.utils.registry import Registry
 
+from .._options import options
 from ..anchor_generator import build_anchor_generator
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 from ..matcher import Matcher
@@ -18,11 +19,9 @@ from ..sampling import subsample_labels
 from .build import PROPOSAL_GENERATOR_REGISTRY
 from .proposal_utils import find_top_rpn_proposals
 
+# Callables of (cfg, input_shape: list[ShapeSpec]) that return a module which maps a list of feature
+# maps to lists of objectness logits and anchor deltas.
 RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
-RPN_HEAD_REGISTRY.__doc__ = """
-Registry of RPN heads: callables of ``(cfg, input_shape: list[ShapeSpec])`` that return a module
-which maps a list of feature maps to lists of objectness logits and anchor deltas.
-"""
 
 
 def build_rpn_head(cfg, input_shape):
@@ -49,9 +48,7 @@ class StandardRPNHead(nn.Module):
         for k, conv_dim in enumerate(conv_dims):
             out_channels = channels if conv_dim == -1 else conv_dim
             if out_channels <= 0:
-                raise ValueError(
-                    f"Conv output channels should be greater than 0. Got {out_channels}"
-                )
+                raise ValueError(f"Conv channels should be greater than 0. Got {out_channels}")
             convs.add_module(f"conv{k}", self._get_rpn_conv(channels, out_channels))
             channels = out_channels
         # One convolution stands for itself: older checkpoints call it `conv`, not `conv.conv0`.
@@ -64,9 +61,7 @@ class StandardRPNHead(nn.Module):
                 nn.init.constant_(layer.bias, 0)
 
     def _get_rpn_conv(self, in_channels, out_channels):
-        return Conv2d(
-            in_channels, out_channels, kernel_size=3, stride=1, padding=1, activation=nn.ReLU()
-        )
+        return Conv2d(in_channels, out_channels, 3, padding=1, activation=nn.ReLU())
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -74,9 +69,7 @@ class StandardRPNHead(nn.Module):
         assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
         anchor_generator = build_anchor_generator(cfg, input_shape)
         num_anchors = set(anchor_generator.num_anchors)
-        assert len(num_anchors) == 1, (
-            f"Each level must have the same number of anchors per spatial position: {num_anchors}"
-        )
+        assert len(num_anchors) == 1, f"Each level must have the same anchors! Got {num_anchors}"
         return {
             "in_channels": channels.pop(),
             "num_anchors": num_anchors.pop(),
@@ -86,13 +79,8 @@ class StandardRPNHead(nn.Module):
 
     def forward(self, features: list[torch.Tensor]):
         """Logits (B, A, H_i, W_i) and deltas (B, A*D, H_i, W_i) of every level."""
-        pred_objectness_logits = []
-        pred_anchor_deltas = []
-        for x in features:
-            hidden = self.conv(x)
-            pred_objectness_logits.append(self.objectness_logits(hidden))
-            pred_anchor_deltas.append(self.anchor_deltas(hidden))
-        return pred_objectness_logits, pred_anchor_deltas
+        hidden = [self.conv(x) for x in features]
+        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -139,67 +127,48 @@ class RPN(nn.Module):
         smooth_l1_beta: float = 0.0,
     ):
         super().__init__()
-        self.in_features = in_features
-        self.rpn_head = head
-        self.anchor_generator = anchor_generator
-        self.anchor_matcher = anchor_matcher
-        self.box2box_transform = box2box_transform
-        self.batch_size_per_image = batch_size_per_image
-        self.positive_fraction = positive_fraction
+        self.in_features, self.rpn_head, self.anchor_generator = in_features, head, anchor_generator
+        self.anchor_matcher, self.box2box_transform = anchor_matcher, box2box_transform
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         # by self.training
         self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
         self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
-        self.nms_thresh = nms_thresh
-        self.min_box_size = float(min_box_size)
+        self.nms_thresh, self.min_box_size = nms_thresh, float(min_box_size)
         self.anchor_boundary_thresh = anchor_boundary_thresh
         if isinstance(loss_weight, (int, float)):
             loss_weight = {"loss_rpn_cls": loss_weight, "loss_rpn_loc": loss_weight}
         self.loss_weight = loss_weight
-        self.box_reg_loss_type = box_reg_loss_type
-        self.smooth_l1_beta = smooth_l1_beta
+        self.box_reg_loss_type, self.smooth_l1_beta = box_reg_loss_type, smooth_l1_beta
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         rpn = cfg.MODEL.RPN
         shapes = [input_shape[f] for f in rpn.IN_FEATURES]
-        return {
-            "in_features": rpn.IN_FEATURES,
+        ret = options(rpn, "IN_FEATURES", "BATCH_SIZE_PER_IMAGE", "POSITIVE_FRACTION")
+        ret |= options(rpn, "NMS_THRESH", "SMOOTH_L1_BETA")
+        loc_weight = rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT
+        return ret | {
             "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
-            "anchor_matcher": Matcher(
-                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, allow_low_quality_matches=True
-            ),
+            "anchor_matcher": Matcher(rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, True),
             "box2box_transform": Box2BoxTransform(weights=rpn.BBOX_REG_WEIGHTS),
-            "batch_size_per_image": rpn.BATCH_SIZE_PER_IMAGE,
-            "positive_fraction": rpn.POSITIVE_FRACTION,
             "pre_nms_topk": (rpn.PRE_NMS_TOPK_TRAIN, rpn.PRE_NMS_TOPK_TEST),
             "post_nms_topk": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
-            "nms_thresh": rpn.NMS_THRESH,
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
             "anchor_boundary_thresh": rpn.BOUNDARY_THRESH,
-            "loss_weight": {
-                "loss_rpn_cls": rpn.LOSS_WEIGHT,
-                "loss_rpn_loc": rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT,
-            },
+            "loss_weight": {"loss_rpn_cls": rpn.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
             "box_reg_loss_type": rpn.BBOX_REG_LOSS_TYPE,
-            "smooth_l1_beta": rpn.SMOOTH_L1_BETA,
         }
 
     def _subsample_labels(self, label):
         """Set, in place, all labels to -1 that are not in a random sample."""
-        positive, negative = subsample_labels(
-            label, self.batch_size_per_image, self.positive_fraction, 0
-        )
-        label.fill_(-1)
-        label.scatter_(0, positive, 1)
-        label.scatter_(0, negative, 0)
-        return label
+        size, fraction = self.batch_size_per_image, self.positive_fraction
+        positive, negative = subsample_labels(label, size, fraction, 0)
+        return label.fill_(-1).scatter_(0, positive, 1).scatter_(0, negative, 0)
 
     @torch.jit.unused
     @torch.no_grad()
-    def label_and_sample_anchors(
-        self, anchors: list[Boxes], gt_instances: list[Instances]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def label_and_sample_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
         """Match the anchors of all levels (R of them) to the ground truth of every image.
 
         Returns:
@@ -256,28 +225,19 @@ class RPN(nn.Module):
             pred_anchor_deltas,
             gt_boxes,
             positive,
-            box_reg_loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
+            self.box_reg_loss_type,
+            self.smooth_l1_beta,
         )
         sampled = labels >= 0
+        logits = cat(pred_objectness_logits, dim=1)[sampled]
         objectness_loss = F.binary_cross_entropy_with_logits(
-            cat(pred_objectness_logits, dim=1)[sampled],
-            labels[sampled].to(torch.float32),
-            reduction="sum",
+            logits, labels[sampled].to(torch.float32), reduction="sum"
         )
-        normalizer = self.batch_size_per_image * num_images
-        losses = {
-            "loss_rpn_cls": objectness_loss / normalizer,
-            "loss_rpn_loc": localization_loss / normalizer,
-        }
+        size = self.batch_size_per_image * num_images
+        losses = {"loss_rpn_cls": objectness_loss / size, "loss_rpn_loc": localization_loss / size}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        gt_instances: list[Instances] | None = None,
-    ):
+    def forward(self, images: ImageList, features: dict[str, torch.Tensor], gt_instances=None):
         """Propose boxes.
 
         Args:
@@ -306,28 +266,21 @@ class RPN(nn.Module):
             losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
-    def predict_proposals(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[torch.Tensor],
-        pred_anchor_deltas: list[torch.Tensor],
-        image_sizes: list[tuple[int, int]],
-    ):
+    # No gradient through the boxes: proposals are constants to the heads
+    # (https://arxiv.org/abs/1506.01497, section 3.2).
+    @torch.no_grad()
+    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
         """Decode the predictions and keep the best; arguments as in `losses`."""
-        # No gradient through the boxes: proposals are constants to the heads
-        # (https://arxiv.org/abs/1506.01497, section 3.2).
-        with torch.no_grad():
-            pred_proposals = self._decode_proposals(anchors, pred_anchor_deltas)
-            return find_top_rpn_proposals(
-                pred_proposals,
-                pred_objectness_logits,
-                image_sizes,
-                self.nms_thresh,
-                self.pre_nms_topk[self.training],
-                self.post_nms_topk[self.training],
-                self.min_box_size,
-                self.training,
-            )
+        return find_top_rpn_proposals(
+            self._decode_proposals(anchors, pred_anchor_deltas),
+            pred_objectness_logits,
+            image_sizes,
+            self.nms_thresh,
+            self.pre_nms_topk[self.training],
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            self.training,
+        )
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]):
         """Boxes (B, H_i * W_i * A, D) of every level."""

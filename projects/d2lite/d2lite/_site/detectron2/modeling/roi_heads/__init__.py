@@ -1,5 +1,6 @@
 """Heads that look at one region at a time."""
 
+# ruff: noqa: F401
 from detectron2._scope import missing_attribute
 
 from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
@@ -18,20 +19,5 @@ from .roi_heads import (
     select_foreground_proposals,
 )
 
-__all__ = [
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseMaskRCNNHead",
-    "FastRCNNConvFCHead",
-    "FastRCNNOutputLayers",
-    "MaskRCNNConvUpsampleHead",
-    "ROIHeads",
-    "StandardROIHeads",
-    "build_box_head",
-    "build_mask_head",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]
-
+__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

@@ -1,0 +1,6 @@
+"""Options that a config and a constructor call alike."""
+
+
+def options(node, *names: str) -> dict:
+    """Values of a config node as arguments, whose names are the keys' in lower case."""
+    return {name.lower(): node[name] for name in names}
