@@ -25,22 +25,24 @@ import torch  # noqa: E402
 from lvt_imagenet.data import open_train  # noqa: E402
 from lvt_imagenet.distributed import pick_device, run  # noqa: E402
 from lvt_imagenet.kinds import arguments  # noqa: E402
-from lvt_imagenet.options import parse  # noqa: E402
-from lvt_imagenet.token_labels.annotate import Summary, annotate  # noqa: E402
+from lvt_imagenet.models import load_weights, read_weights  # noqa: E402
+from lvt_imagenet.settings import Parser, parse  # noqa: E402
+from lvt_imagenet.token_labels import open_labels  # noqa: E402
+from lvt_imagenet.token_labels.annotate import Summary, annotate, copy_maps  # noqa: E402
 from lvt_imagenet.token_labels.annotator import DenseAnnotator  # noqa: E402
 from lvt_imagenet.token_labels.info import write_info  # noqa: E402
 from lvt_imagenet.token_labels.names import class_names, image_names  # noqa: E402
 from lvt_imagenet.token_labels.output import (  # noqa: E402
     CompactOutput,
+    Names,
     OfficialOutput,
+    Output,
     check_unique,
 )
 from timm.data import ImageDataset, create_transform, resolve_model_data_config  # noqa: E402
-from timm.models import clean_state_dict  # noqa: E402
 
 import lvt_d2  # noqa: E402, F401
-from lvt_d2.checkpoint import read_checkpoint  # noqa: E402
-from lvt_d2.errors import CheckpointError, ConfigError, DatasetError  # noqa: E402
+from lvt_d2.errors import ConfigError, DatasetError  # noqa: E402
 
 _NAMED = 20  # unreadable images that the summary names
 _ENOUGH = 100  # images that tell whether the annotator's classes are the data set's
@@ -59,11 +61,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         ConfigError: they can't be what the user means.
     """
     summary, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=summary,
         epilog=details,
         allow_abbrev=False,
-        exit_on_error=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -78,6 +79,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, help="its weights; without, those that timm downloads")
     add("--ema", action="store_true", help="take the checkpoint's averaged weights")
     add("--model-kwargs", nargs="+", metavar="NAME=VALUE", help="other arguments of the model")
+    add(
+        "--from-labels",
+        type=Path,
+        metavar="LABELS",
+        help="no annotator: take the label maps of a folder in either format, as the published one",
+    )
     add("--input-size", type=_count, metavar="PX", help="side of its images; the model's own")
     add("--raw-scores", action="store_true", help="keep logits as they are; by default the mean "
         "of all classes but the best is shifted to 0, for which a target takes them")  # fmt: skip
@@ -93,41 +100,54 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parse(parser, argv)
 
 
-def make_model(args: argparse.Namespace, classes: int, device: torch.device) -> torch.nn.Module:
+def make_model(
+    args: argparse.Namespace, classes: Sequence[str], device: torch.device
+) -> torch.nn.Module:
     """The annotator with its weights.
 
     Args:
         args: the command line.
-        classes: of the data set, 0 where it does not name them.
+        classes: names of the data set's, in order; empty where it does not tell.
         device: where it goes.
 
     Raises:
         ConfigError: timm has no such model, or can't get weights.
         CheckpointError: the checkpoint does not fit.
-        DatasetError: the model knows another number of classes.
+        DatasetError: the model knows other classes.
     """
     kwargs = arguments(args.model_kwargs)
-    if args.checkpoint and classes:
-        kwargs.setdefault("num_classes", classes)
+    weights = read_weights(str(args.checkpoint), args.ema) if args.checkpoint else None
+    if weights and classes:
+        kwargs.setdefault("num_classes", len(classes))
+        check_same_classes(weights.classes, classes, args.checkpoint)
     try:
         model = _create(args, kwargs)
     except Exception as error:  # timm and its downloads raise anything
-        if isinstance(error, (CheckpointError, ConfigError)):
-            raise
         raise ConfigError(
             f"The model {args.model} can't be made ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}). Expected a classifier of timm, and "
             "--checkpoint FILE where timm has no weights or the machine no network."
         ) from error
-    if args.checkpoint:
-        _load(model, args.checkpoint, args.ema)
-    if classes and model.num_classes != classes:
+    if weights:
+        load_weights(model, weights)
+    if classes and model.num_classes != len(classes):
         raise DatasetError(
             f"The annotator {args.model} knows {model.num_classes} classes, but the data set has "
-            f"{classes}; token labels need the same classes in the same order. Fine-tune it on "
-            "this data set first, and give --checkpoint."
+            f"{len(classes)}; token labels need the same classes in the same order. Fine-tune it "
+            "on this data set first, and give --checkpoint."
         )
     return model.to(device).eval()
+
+
+def check_same_classes(theirs: Sequence[str], ours: Sequence[str], checkpoint: Path) -> None:
+    """Raise a `DatasetError` if a checkpoint tells other classes than the data set."""
+    odd = next((pair for pair in zip(theirs, ours, strict=False) if len(set(pair)) == 2), None)
+    if theirs and (odd or len(theirs) != len(ours)):
+        example = f", for example {odd[0]!r} in place of {odd[1]!r}" if odd else ""
+        raise DatasetError(
+            f"{checkpoint} was trained on {len(theirs)} classes that are not the {len(ours)} of "
+            f"the data set in their order{example}. Give the --class-map of its training."
+        )
 
 
 def _create(args: argparse.Namespace, kwargs: dict) -> torch.nn.Module:
@@ -139,28 +159,6 @@ def _create(args: argparse.Namespace, kwargs: dict) -> torch.nn.Module:
         return timm.create_model(args.model, pretrained=pretrained, **sized)
     except TypeError:
         return timm.create_model(args.model, pretrained=pretrained, **kwargs)
-
-
-def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
-    content = read_checkpoint(path)
-    key = "state_dict_ema" if ema else "state_dict"
-    if ema and (not isinstance(content, dict) or key not in content):
-        raise CheckpointError(f"{path} has no averaged weights ({key}); leave --ema out.")
-    state = content
-    for name in (key, "model"):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            state = content[name]
-            break
-    try:
-        model.load_state_dict(clean_state_dict(state))
-    except (AttributeError, RuntimeError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{path} does not fit {type(model).__name__} of {model.num_classes} classes: "
-            f"{' '.join(str(error).split())[:400]}. Give the --model and --model-kwargs that it "
-            "was trained with."
-        ) from error
 
 
 def _main(argv: Sequence[str] | None) -> None:
@@ -180,20 +178,24 @@ def _main(argv: Sequence[str] | None) -> None:
         )
     names = image_names(dataset.reader)
     check_unique(names)
-    classes = class_names(dataset.reader)
-    model = make_model(args, max(classes, default=-1) + 1, device)
+    numbered = class_names(dataset.reader)
+    classes = [numbered[number] for number in sorted(numbered)]
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.from_labels:
+        write_info(args.output, {"format": args.format, "classes": classes})
+        output = _output(args, names, len(classes), shard, shards)
+        copied, missing = copy_maps(open_labels(args.from_labels, len(classes)), names, output)
+        print(
+            f"{copied:,} label maps of {args.from_labels} written into {args.output}, "
+            f"{output.done:,} done by earlier runs, {missing:,} images without."
+        )
+        return
+    model = make_model(args, classes, device)
     annotator = DenseAnnotator(model, args.raw_scores)
     overrides = {"input_size": (3, args.input_size, args.input_size)} if args.input_size else {}
     config = resolve_model_data_config(model, overrides)
     shape = annotator(torch.zeros(1, *config["input_size"], device=device))[0].shape[1:]
-    args.output.mkdir(parents=True, exist_ok=True)
     write_info(args.output, _info(args, config, classes, model.num_classes, tuple(shape)))
-    if args.format == "official":
-        output = OfficialOutput(args.output, names, model.num_classes, shard, shards)
-    else:
-        output = CompactOutput(
-            args.output, names, model.num_classes, shard, shards, args.images_per_file
-        )
     transform = create_transform(  # 'squash' and 1.0: the map is of the whole image
         config["input_size"],
         interpolation=config["interpolation"],
@@ -205,7 +207,7 @@ def _main(argv: Sequence[str] | None) -> None:
     summary = annotate(
         annotator,
         dataset,
-        output,
+        _output(args, names, model.num_classes, shard, shards),
         transform,
         args.batch_size,
         args.workers,
@@ -215,10 +217,18 @@ def _main(argv: Sequence[str] | None) -> None:
     _report(summary, args.output, shard, shards, model.num_classes)
 
 
+def _output(
+    args: argparse.Namespace, names: Names, num_classes: int, shard: int, shards: int
+) -> Output:
+    if args.format == "official":
+        return OfficialOutput(args.output, names, num_classes, shard, shards)
+    return CompactOutput(args.output, names, num_classes, shard, shards, args.images_per_file)
+
+
 def _info(
     args: argparse.Namespace,
     config: dict,
-    classes: dict[int, str],
+    classes: list[str],
     num_classes: int,
     shape: tuple[int, ...],
 ) -> dict:
@@ -231,7 +241,7 @@ def _info(
         "num_classes": num_classes,
         "raw_scores": args.raw_scores,
         "shape": list(shape),
-        "classes": [classes[i] for i in sorted(classes)],
+        "classes": classes,
     }
 
 

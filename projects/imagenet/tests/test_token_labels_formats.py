@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
 from lvt_imagenet.token_labels import (
     CompactFile,
     CompactLabels,
@@ -18,6 +17,8 @@ from lvt_imagenet.token_labels import (
 )
 from lvt_imagenet.token_labels.info import check_classes, read_info, write_info
 from lvt_imagenet.token_labels.names import class_and_stem, image_names, stem_of
+
+from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
 
 K = 30
 IMAGES = [(name, f"{number}") for name in ("cat", "dog") for number in range(3)]
@@ -96,6 +97,15 @@ def test_official_files_of_any_precision(tmp_path, kind):
         label_map = labels.read("c", name)
         assert label_map.indices.ravel().tolist() == [i + more for i in range(8)]
         assert label_map.scores.ravel().tolist() == [i - 3 + more for i in range(8)]
+
+
+def test_maps_in_any_memory_order_are_written_in_one(tmp_path):
+    label_map = _map()
+    turned = LabelMap(*(np.asfortranarray(part) for part in label_map))
+    paths = [
+        save_official(tmp_path / f"{i}", "c", "x", m, K) for i, m in enumerate((label_map, turned))
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_official_files_that_are_views_or_old(tmp_path):
@@ -281,8 +291,6 @@ def test_names_never_leave_the_folder(tmp_path):
     path = save_official(tmp_path / "labels", "..", "../../x", _map(), K)
     assert path.resolve().is_relative_to(tmp_path / "labels")
     assert OfficialLabels(tmp_path / "labels", K).read("..", "../../x")
-
-
 
 
 def test_readers_without_names():

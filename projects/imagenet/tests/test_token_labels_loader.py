@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
 from lvt_imagenet.token_labels import (
     LabelMap,
     TokenLabels,
@@ -22,6 +21,8 @@ from lvt_imagenet.token_labels import (
 from lvt_imagenet.token_labels.info import write_info
 from timm.data import IterableImageDataset, create_dataset, create_loader
 from torch.utils.data import TensorDataset
+
+from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
 
 K = 6
 CPU = torch.device("cpu")

@@ -126,9 +126,8 @@ def test_labels_lie_where_the_image_shows_them(hflip, vflip):
     """Away from the border, tokens get exactly the place of their centres in the image."""
     scores, indices = _coordinates(18)
     top, left, height, width = 0.2, 0.4, 0.3, 0.5
-    labels = _labels(
-        scores, indices, torch.tensor([[top, left, height, width]]), flips=torch.tensor([[hflip, vflip]])
-    )  # fmt: skip
+    crop, flips = torch.tensor([[top, left, height, width]]), torch.tensor([[hflip, vflip]])
+    labels = _labels(scores, indices, crop, flips=flips)
     rows, columns = _read_coordinates(TokenLabelTarget(3, 7, 0.0)(labels))
     centre = (torch.arange(7) + 0.5) / 7
     y = top + height * (centre.flip(0) if vflip else centre)
@@ -140,9 +139,7 @@ def test_labels_lie_where_the_image_shows_them(hflip, vflip):
 def test_the_official_order_puts_them_elsewhere():
     scores, indices = _coordinates(18)
     labels = _labels(scores, indices, torch.tensor([[0.2, 0.4, 0.3, 0.5]]))
-    rows, columns = _read_coordinates(
-        TokenLabelTarget(3, 7, 0.0, official_crop_order=True)(labels)
-    )
+    rows, columns = _read_coordinates(TokenLabelTarget(3, 7, 0.0, official_crop_order=True)(labels))
     centre = (torch.arange(7) + 0.5) / 7
     torch.testing.assert_close(rows[:, 0], 0.4 + 0.5 * centre, atol=1e-5, rtol=0)
     torch.testing.assert_close(columns[0], 0.2 + 0.3 * centre, atol=1e-5, rtol=0)

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from lvt_d2.errors import ConfigError
 from lvt_imagenet.posterize import posterize
 from lvt_imagenet.token_labels import (
     LabelMap,
@@ -17,6 +16,8 @@ from lvt_imagenet.token_labels import (
 )
 from PIL import Image
 from timm.data import auto_augment, create_transform
+
+from lvt_d2.errors import ConfigError
 
 
 def _seed(number):

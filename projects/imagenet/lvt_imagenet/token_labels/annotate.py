@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from lvt_d2.errors import DatasetFileNotFoundError
 from lvt_imagenet.token_labels.annotator import DenseAnnotator
 from lvt_imagenet.token_labels.batch import LabelMap
-from lvt_imagenet.token_labels.dataset import UNREADABLE, read_image
+from lvt_imagenet.token_labels.dataset import UNREADABLE, LabelStore, read_image
 from lvt_imagenet.token_labels.names import image_names
-from lvt_imagenet.token_labels.output import Output
+from lvt_imagenet.token_labels.output import Names, Output
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def annotate(
         batch_size: images at a time.
         workers: processes that read images; 0 reads them here.
         amp: type of mixed precision, or None.
-        progress: show a bar.
+        progress: show a bar, on a terminal.
     """
     device = next(annotator.parameters()).device
     names = image_names(dataset.reader)
@@ -100,7 +101,7 @@ def annotate(
         pin_memory=False,
     )
     mixed = torch.autocast(device.type, amp) if amp else nullcontext()
-    with tqdm(total=len(output.pending), unit="img", disable=not progress) as bar:
+    with tqdm(total=len(output.pending), unit="img", disable=None if progress else True) as bar:
         for batch in loader:
             images = [(i, image, target) for i, image, target in batch if target >= 0]
             maps: dict[int, LabelMap] = {}
@@ -116,7 +117,7 @@ def annotate(
                 if target < 0:
                     summary.unreadable.append("/".join(names[index]))
                     logger.warning(
-                        "Image %s can't be read (%s) and gets no labels; unreadable images so "
+                        "Image %s can't be read (%s) and gets no labels. Unreadable images so "
                         "far: %d.", summary.unreadable[-1], image, len(summary.unreadable)
                     )  # fmt: skip
                 output.add(index, maps.get(index))
@@ -125,9 +126,32 @@ def annotate(
     return summary
 
 
+def copy_maps(labels: LabelStore, names: Names, output: Output) -> tuple[int, int]:
+    """Give an output the maps of another folder.
+
+    Args:
+        labels: the folder.
+        names: class and stem of all images.
+        output: takes the maps.
+
+    Returns:
+        How many maps were copied, and how many images have none, which are named in the log.
+    """
+    missing = 0
+    for index in tqdm(output.pending, unit="img", disable=None):
+        try:
+            label_map = labels.read(*names[index])
+        except DatasetFileNotFoundError as error:
+            missing += 1
+            logger.warning("%s", error)
+            label_map = None
+        output.add(index, label_map)
+    return len(output.pending) - missing, missing
+
+
 def _on_cpu(scores: Tensor, classes: Tensor) -> tuple[np.ndarray, np.ndarray]:
     scores = scores.clamp(-_LARGEST, _LARGEST).half()
-    return scores.cpu().numpy(), classes.int().cpu().numpy()
+    return scores.contiguous().cpu().numpy(), classes.int().contiguous().cpu().numpy()
 
 
 def _winners(scores: Tensor, classes: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def save_official(
     many for it.
     """
     kind = np.float16 if num_classes <= _EXACT_IN_HALF else np.float32
-    content = torch.from_numpy(np.stack([part.astype(kind) for part in label_map]))
+    content = torch.from_numpy(np.stack([part.astype(kind, order="C") for part in label_map]))
     path = official_path(root, class_name, stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
