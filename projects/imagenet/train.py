@@ -66,7 +66,7 @@ def train(settings: argparse.Namespace) -> None:
     num_classes = count_classes(settings, classes)
     seed_all(settings.seed, device)
     model = create_model(settings, num_classes)
-    resume = settings.resume and store.last.exists()
+    resume = settings.resume and distributed.agree(store.last.exists(), f"there is {store.last}")
     if settings.init_checkpoint and not resume:
         weights = read_weights(settings.init_checkpoint, settings.init_ema)
         start_from(model, weights, classes)
@@ -93,7 +93,13 @@ def check_output(settings: argparse.Namespace, store: Store) -> None:
     Raises:
         ConfigError: it does.
     """
-    check_output_dir(settings.output)
+    try:
+        check_output_dir(settings.output)
+    except ConfigError as error:
+        raise ConfigError(
+            f"Nothing can be written to the output folder {settings.output} ({error.__cause__}); "
+            "give another --output"
+        ) from error
     if store.last.exists() and not settings.resume:
         raise ConfigError(
             f"{settings.output} holds a training already ({store.last.name}); go on with it by "

@@ -45,6 +45,30 @@ def total(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def agree(finding: bool, what: str) -> bool:
+    """A finding that must be the same for all processes.
+
+    Args:
+        finding: of this process.
+        what: was found, for the message.
+
+    Raises:
+        ConfigError: some found it and others did not.
+    """
+    findings = [finding]
+    if world_size() > 1:
+        findings = [None] * world_size()
+        dist.all_gather_object(findings, finding)
+    if len(set(findings)) > 1:
+        error = ConfigError(
+            f"{sum(findings)} of {len(findings)} processes say that {what}, the others do not; all "
+            "machines must share the output folder"
+        )
+        error.on_all_ranks = True
+        raise error
+    return finding
+
+
 def pick_device(name: str | None) -> torch.device:
     """This process's device.
 

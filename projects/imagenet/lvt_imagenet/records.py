@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,16 @@ def _start_wandb(project: str, folder: Any, settings: Mapping[str, Any], resumed
             f"wandb is {project!r}, but the package is not installed; pip install wandb, or leave "
             "out --wandb"
         ) from error
+    # The run keeps its name in the folder, so that a resumed training goes on in it.
+    name = Path(folder) / "wandb.id"
+    if not (resumed and name.exists()):
+        name.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
     return wandb.init(
-        project=project, dir=str(folder), config=dict(settings), resume="allow" if resumed else None
+        project=project,
+        dir=str(folder),
+        config=dict(settings),
+        id=name.read_text(encoding="utf-8"),
+        resume="allow",
     )
 
 

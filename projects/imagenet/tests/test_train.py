@@ -142,6 +142,11 @@ def test_wrong_data_ends_with_status_1(run, capsys, tmp_path, labels):
     refused(run, capsys, tmp_path, 1, *words, told="do not exist, but the image is")
 
 
+def test_output_must_be_a_folder_to_write_to(run, capsys, tmp_path):
+    (tmp_path / "out").touch()
+    refused(run, capsys, tmp_path, 2, told="Nothing can be written to the output folder")
+
+
 def test_output_of_another_training_is_not_overwritten(run, capsys, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "last.pth").touch()
