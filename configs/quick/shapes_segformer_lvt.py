@@ -13,6 +13,6 @@ optimizer.lr = 1e-3
 optimizer.params.rules.sem_seg_head.lr_factor = 1.0  # the backbone is as new as the head
 # The untrained head's gradients are huge; with 0.999 AdamW remembers them for too long.
 optimizer.betas = (0.9, 0.95)
-train.max_iter = 500
+train.max_iter = 1200
 train.log_period = 20
 train.eval_period = 0

@@ -26,13 +26,15 @@ def train(config: str, datasets: Path, output: Path) -> dict:
     tool = "tools/lazyconfig_train_net.py"
     run(tool, "--config-file", config, "--num-gpus", "0", f"train.output_dir={output}",
         datasets=datasets)  # fmt: skip
-    return json.loads((output / "results.json").read_text())["panoptic_seg"]
+    return json.loads((output / "results.json").read_text())
 
 
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     run("datasets/make_shapes.py", "--output", str(tmp_path), datasets=tmp_path)
-    result = train("configs/quick/shapes_panoptic_lvt.py", tmp_path, tmp_path / "output")
+    result = train("configs/quick/shapes_panoptic_lvt.py", tmp_path, tmp_path / "output")[
+        "panoptic_seg"
+    ]
     assert result["PQ"] >= 70 and result["PQ_th"] >= 60
     pictures = list((tmp_path / "output/inference/pictures").glob("*.png"))
     assert len(pictures) == 12
@@ -43,5 +45,13 @@ def test_quickstart(tmp_path):
 @pytest.mark.slow
 def test_two_coco_images_are_fitted(coco_sample, tmp_path):
     config = "configs/quick/coco_sample_panoptic_lvt.py"
-    result = train(config, coco_sample.parent, tmp_path / "output")
+    result = train(config, coco_sample.parent, tmp_path / "output")["panoptic_seg"]
     assert result["PQ"] >= 85 and result["PQ_th"] >= 80
+
+
+@pytest.mark.slow
+def test_semantic_quick_config(tmp_path):
+    run("datasets/make_shapes.py", "--output", str(tmp_path), datasets=tmp_path)
+    config = "configs/quick/shapes_segformer_lvt.py"
+    result = train(config, tmp_path, tmp_path / "output")["sem_seg"]
+    assert result["mIoU"] >= 85
