@@ -84,7 +84,7 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
                     )
         if self.windows_per_batch < 1:
             raise ValueError(f"windows_per_batch is {self.windows_per_batch}; expected 1 or more")
-        if not (self._is_detectron2s or hasattr(self.sem_seg_head, "layers")):
+        if not (self._is_plain or hasattr(self.sem_seg_head, "layers")):
             raise ValueError(
                 f"sem_seg_head is a {type(self.sem_seg_head).__name__}, which has no method "
                 "layers(features) that returns logits before they are upsampled, as SemSegFPNHead "
@@ -92,7 +92,7 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
             )
 
     @property
-    def _is_detectron2s(self) -> bool:
+    def _is_plain(self) -> bool:
         """Whether nothing is asked for that ``SemanticSegmentor`` would do otherwise."""
         one_view = self.scales == (1.0,) and not self.flip and self.window is None
         return one_view and not self.labels_only
@@ -109,7 +109,7 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
             (K, height, width) logits, or probabilities where views are averaged; with
             ``labels_only`` (height, width) labels, uint8 up to 256 classes and int32 above.
         """
-        if self.training or self._is_detectron2s:
+        if self.training or self._is_plain:
             return super().forward(batched_inputs)
         padded = self.preprocess_image(batched_inputs)
         images = [padded[i] for i in range(len(padded))]
@@ -179,7 +179,8 @@ class MultiViewSemanticSegmentor(SemanticSegmentor):
             result = logits.new_empty((height, width), dtype=dtype)
         else:
             result = logits.new_empty((classes, height, width))
-        step = max(STRIP_VALUES // (classes * width), 1)
+        widest = max(width, *(view.size[1] for view in views))
+        step = max(STRIP_VALUES // (classes * widest), 1)
         for start in range(0, height, step):
             stop = min(start + step, height)
             with torch.autocast(logits.device.type, enabled=False):

@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor, build_model
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lvt_d2.modeling import LVT, MultiViewSemanticSegmentor, SegFormerHead, semantic_segmentor
 
@@ -213,6 +214,31 @@ def test_windows_come_in_batches():
         assert [shape[0] for shape in model.backbone.batches] == batches
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
+
+
+class LargestArray(TorchDispatchMode):
+    """Number of values of the largest floating-point array that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for array in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(array, Tensor) and array.is_floating_point():
+                self.values = max(self.values, array.numel())
+        return result
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"window": 40, "window_stride": 30}])
+@pytest.mark.parametrize("wanted", [(400, 500), (48, 64), (200, 20)])
+def test_no_map_of_all_classes_at_full_size(monkeypatch, wanted, options):
+    monkeypatch.setattr(semantic_segmentor, "STRIP_VALUES", 150_000)
+    samples = make_samples((48, 64), wanted=wanted)
+    with LargestArray() as largest:
+        run(make_model(labels_only=True, num_classes=150, **options), samples)
+    assert largest.values <= 150_000 < 150 * 48 * 64 / 3
 
 
 def test_images_of_a_batch_go_through_the_network_together():

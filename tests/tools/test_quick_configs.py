@@ -32,9 +32,8 @@ def train(config: str, datasets: Path, output: Path) -> dict:
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     run("datasets/make_shapes.py", "--output", str(tmp_path), datasets=tmp_path)
-    result = train("configs/quick/shapes_panoptic_lvt.py", tmp_path, tmp_path / "output")[
-        "panoptic_seg"
-    ]
+    config = "configs/quick/shapes_panoptic_lvt.py"
+    result = train(config, tmp_path, tmp_path / "output")["panoptic_seg"]
     assert result["PQ"] >= 70 and result["PQ_th"] >= 60
     pictures = list((tmp_path / "output/inference/pictures").glob("*.png"))
     assert len(pictures) == 12
