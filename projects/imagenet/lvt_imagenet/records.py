@@ -111,7 +111,7 @@ def _start_wandb(project: str, folder: Any, settings: Mapping[str, Any], resumed
 
 
 class Progress:
-    """A bar on a terminal, lines of the log elsewhere.
+    """Lines of the log, and on a terminal a bar below them.
 
     Args:
         epoch: that runs.
@@ -164,6 +164,5 @@ class Progress:
             return
         told = {name: f"{value:.4g}" for name, value in numbers.items()}
         self.bar.set_postfix(told, refresh=False)
-        if self.bar.disable:
-            words = "  ".join(f"{name} {value}" for name, value in told.items())
-            logger.info("%s  update %d/%d  %s", self.text, update, self.updates, words)
+        words = "  ".join(f"{name} {value}" for name, value in told.items())
+        logger.info("%s  update %d/%d  %s", self.text, update, self.updates, words)
