@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -89,9 +90,7 @@ class Trainer(SimpleTrainer):
         self.after_backward()
 
         # After the backward pass, so that a GPU has work while we wait for the losses.
-        losses = _mean(parts)
-        self._refuse_non_finite(losses, batches)
-        SimpleTrainer.write_metrics(losses, data_time, self.iter)
+        self._record(_mean(parts), batches, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -125,18 +124,29 @@ class Trainer(SimpleTrainer):
         refusal.on_all_ranks = False  # the others wait for this process's gradients
         return refusal
 
-    def _refuse_non_finite(self, losses: dict[str, Tensor], batches: list) -> None:
+    def _record(self, losses: dict[str, Tensor], batches: list, data_time: float) -> None:
+        """Put losses (means over processes) and the data time (maximum) into the event storage.
+
+        In one transfer from the device, and one exchange between processes.
+        """
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
-        bad = (~values.isfinite()).any().to(torch.int32)
-        if comm.get_world_size() > 1:
-            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-        if not bad.item():
+        processes = _gather(torch.cat([values, values.new_tensor([data_time])]))
+        if not all(math.isfinite(value) for process in processes for value in process):
+            mine = dict(zip(losses, processes[comm.get_rank()], strict=False))
+            reports = comm.all_gather((mine, _image_names(batches)))
+            raise NonFiniteLossError(
+                _describe_non_finite(self.iter, reports, self.optimizer.param_groups[0]["lr"])
+            )
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
+        if not comm.is_main_process():
             return
-        mine = dict(zip(losses, values.tolist(), strict=True))
-        reports = comm.all_gather((mine, _image_names(batches)))
-        raise NonFiniteLossError(
-            _describe_non_finite(self.iter, reports, self.optimizer.param_groups[0]["lr"])
-        )
+        *columns, data_times = zip(*processes, strict=True)
+        means = {n: sum(c) / len(c) for n, c in zip(losses, columns, strict=True)}
+        storage.put_scalar("data_time", max(data_times), cur_iter=self.iter)
+        storage.put_scalar("total_loss", sum(means.values()), cur_iter=self.iter)
+        if len(means) > 1:
+            storage.put_scalars(cur_iter=self.iter, **means)
 
     def state_dict(self) -> dict:
         """That of `SimpleTrainer`, and the gradient scaler's where there is one."""
@@ -150,6 +160,15 @@ class Trainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _gather(values: Tensor) -> list[list[float]]:
+    """One-dimensional tensors of all processes, as numbers."""
+    if comm.get_world_size() == 1:
+        return [values.tolist()]
+    everyone = [torch.empty_like(values) for _ in range(comm.get_world_size())]
+    dist.all_gather(everyone, values)
+    return torch.stack(everyone).tolist()
 
 
 def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

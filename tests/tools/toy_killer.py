@@ -60,6 +60,11 @@ def tagged_iteration(folder):
     return int(tag.read_text().removeprefix("model_").removesuffix(".pth")) if tag.exists() else -1
 
 
+def wait_for_start(log, seen):
+    while not log.exists() or "Starting training" not in log.read_text()[seen:]:
+        time.sleep(0.02)
+
+
 def resumed_iteration(log, seen):
     """What the last process's log says it has started from, and how long the log is now."""
     text = log.read_text()[seen:]
@@ -75,7 +80,9 @@ def main(folder, kills, seed):
     for number in range(kills):
         # Only a run from the start is decided by its seed.
         child = start(tool, folder, 3 if last < 0 else 100 + number)
-        time.sleep(rng.uniform(0.3, 1.6))
+        if rng.random() < 0.9:  # else it is killed before training has begun
+            wait_for_start(Path(f"{folder}.log"), seen)
+        time.sleep(rng.uniform(0.0, 1.0))
         kill(child)
         begun, seen = resumed_iteration(Path(f"{folder}.log"), seen)
         assert begun in (None, last + 1), f"started from {begun}, last checkpoint {last}"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 
@@ -94,23 +95,21 @@ class TrainLoader:
             yield [_image(i, poison and i == first) for i in range(first, first + share)]
 
 
-class KillingLoader:
-    """A loader whose process dies as by ``kill -9`` when it is asked for a batch.
+class KillingSchedule(ParamScheduler):
+    """A schedule whose process dies as by ``kill -9`` when it is asked for a later factor.
 
     Args:
-        loader: that has the batches.
-        stop_at: number of the deadly batch.
+        schedule: that has the factors.
+        stop_at: fraction of the training, 0..1.
     """
 
-    def __init__(self, loader, stop_at):
-        self.loader, self.stop_at = loader, stop_at
-        self.state_dict = loader.state_dict
+    def __init__(self, schedule, stop_at):
+        self.schedule, self.stop_at = schedule, stop_at
 
-    def __iter__(self):
-        for number, batch in enumerate(self.loader):
-            if number == self.stop_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield batch
+    def __call__(self, where):
+        if where >= self.stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.schedule(where)
 
 
 class TestLoader:
