@@ -1,6 +1,7 @@
 """Prediction on several versions of an image, merged."""
 
 import copy
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,17 +10,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.config import configurable
+from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import (
-    HFlipTransform,
-    NoOpTransform,
-    RandomFlip,
-    ResizeShortestEdge,
-    ResizeTransform,
-    apply_augmentations,
-)
 from detectron2.structures import Boxes, Instances
 
+from ._options import options
 from .meta_arch import GeneralizedRCNN
 from .postprocessing import detector_postprocess
 from .roi_heads.fast_rcnn import fast_rcnn_inference_single_image
@@ -38,14 +33,11 @@ class DatasetMapperTTA:
 
     @configurable
     def __init__(self, min_sizes: list[int], max_size: int, flip: bool):
-        self.min_sizes = min_sizes
-        self.max_size = max_size
-        self.flip = flip
+        self.min_sizes, self.max_size, self.flip = min_sizes, max_size, flip
 
     @classmethod
     def from_config(cls, cfg):
-        node = cfg.TEST.AUG
-        return {"min_sizes": node.MIN_SIZES, "max_size": node.MAX_SIZE, "flip": node.FLIP}
+        return options(cfg.TEST.AUG, "MIN_SIZES", "MAX_SIZE", "FLIP")
 
     def __call__(self, dataset_dict):
         """Augment one input of the model, with ``image`` (C, H, W), ``height`` and ``width``.
@@ -57,21 +49,17 @@ class DatasetMapperTTA:
         image = dataset_dict["image"].permute(1, 2, 0).numpy()
         size, original_size = image.shape[:2], (dataset_dict["height"], dataset_dict["width"])
         # The image may have been resized by the mapper before this one.
-        before = (
-            NoOpTransform() if size == original_size else ResizeTransform(*original_size, *size)
-        )
+        resized = T.ResizeTransform(*original_size, *size)
+        before = T.NoOpTransform() if size == original_size else resized
+        flips = [[], [T.RandomFlip(prob=1.0)]] if self.flip else [[]]
         results = []
-        for min_size in self.min_sizes:
-            resize = ResizeShortestEdge(min_size, self.max_size)
-            recipes = [[resize]]
-            if self.flip:
-                recipes.append([resize, RandomFlip(prob=1.0)])
-            for recipe in recipes:
-                new_image, transforms = apply_augmentations(recipe, np.copy(image))
-                result = copy.deepcopy(dataset_dict)
-                result["transforms"] = before + transforms
-                result["image"] = _to_tensor(new_image)
-                results.append(result)
+        for min_size, flip in itertools.product(self.min_sizes, flips):
+            recipe = [T.ResizeShortestEdge(min_size, self.max_size), *flip]
+            new_image, transforms = T.apply_augmentations(recipe, np.copy(image))
+            result = copy.deepcopy(dataset_dict)
+            results.append(
+                result | {"transforms": before + transforms, "image": _to_tensor(new_image)}
+            )
         return results
 
 
@@ -96,15 +84,12 @@ class GeneralizedRCNNWithTTA(nn.Module):
         super().__init__()
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        assert isinstance(model, GeneralizedRCNN), (
-            f"TTA is only supported on GeneralizedRCNN. Got a model of type {type(model)}"
-        )
+        assert isinstance(model, GeneralizedRCNN), f"TTA is for GeneralizedRCNN, not {type(model)}"
         self.cfg = cfg.clone()
         assert not self.cfg.MODEL.KEYPOINT_ON, "TTA for keypoint is not supported yet"
         assert not self.cfg.MODEL.LOAD_PROPOSALS, "TTA for pre-computed proposals is not supported"
-        self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
-        self.batch_size = batch_size
+        self.model, self.batch_size = model, batch_size
 
     def __call__(self, batched_inputs):
         """Predict, as `GeneralizedRCNN.forward` does in inference.
@@ -117,9 +102,8 @@ class GeneralizedRCNNWithTTA(nn.Module):
         """A copy of an input, with its image read and its original size known."""
         inputs = copy.copy(inputs)
         if "image" not in inputs:
-            inputs["image"] = _to_tensor(
-                read_image(inputs.pop("file_name"), self.model.input_format)
-            )
+            image = read_image(inputs.pop("file_name"), self.model.input_format)
+            inputs["image"] = _to_tensor(image)
         if "height" not in inputs and "width" not in inputs:
             inputs["height"], inputs["width"] = inputs["image"].shape[1:]
         return inputs
@@ -129,13 +113,11 @@ class GeneralizedRCNNWithTTA(nn.Module):
         """Set attributes of ``model.roi_heads`` to False for a while, those that it has."""
         heads = self.model.roi_heads
         before = {a: getattr(heads, a) for a in attrs if getattr(heads, a, None) is not None}
+        vars(heads).update(dict.fromkeys(before, False))
         try:
-            for name in before:
-                setattr(heads, name, False)
             yield
         finally:
-            for name, value in before.items():
-                setattr(heads, name, value)
+            vars(heads).update(before)
 
     def _batch_inference(self, batched_inputs, detected_instances=None):
         """Results of all inputs, in batches, without post-processing."""
@@ -179,40 +161,29 @@ class GeneralizedRCNNWithTTA(nn.Module):
 
     def _merge_detections(self, all_boxes, all_scores, all_classes, shape_hw):
         """NMS over the detections of all versions."""
-        num_classes = self.cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        heads, limit = self.cfg.MODEL.ROI_HEADS, self.cfg.TEST.DETECTIONS_PER_IMAGE
         # Class scores as the box branch would give them, one class for each box
-        scores = torch.zeros(len(all_boxes), num_classes + 1, device=all_boxes.device)
+        scores = torch.zeros(len(all_boxes), heads.NUM_CLASSES + 1, device=all_boxes.device)
         scores[torch.arange(len(all_boxes)), all_classes] = all_scores
-        merged, _ = fast_rcnn_inference_single_image(
-            all_boxes,
-            scores,
-            shape_hw,
-            1e-8,
-            self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            self.cfg.TEST.DETECTIONS_PER_IMAGE,
-        )
-        return merged
+        return fast_rcnn_inference_single_image(
+            all_boxes, scores, shape_hw, 1e-8, heads.NMS_THRESH_TEST, limit
+        )[0]
 
     def _rescale_detected_boxes(self, augmented_inputs, merged_instances, transforms):
         """The merged instances in the coordinates of every version."""
-        instances = []
+        instances, found = [], merged_instances.pred_boxes.tensor
         for inputs, transform in zip(augmented_inputs, transforms, strict=True):
-            found = merged_instances.pred_boxes.tensor
             boxes = torch.from_numpy(transform.apply_box(found.cpu().numpy())).to(found.device)
-            instances.append(
-                Instances(
-                    image_size=inputs["image"].shape[1:3],
-                    pred_boxes=Boxes(boxes),
-                    pred_classes=merged_instances.pred_classes,
-                    scores=merged_instances.scores,
-                )
-            )
+            rescaled = Instances(inputs["image"].shape[1:3], pred_boxes=Boxes(boxes))
+            rescaled.pred_classes = merged_instances.pred_classes
+            rescaled.scores = merged_instances.scores
+            instances.append(rescaled)
         return instances
 
     def _reduce_pred_masks(self, outputs, transforms):
         """Mean of the masks (N, 1, M, M) of all versions, mirrored ones turned back."""
         masks = []
         for output, transform in zip(outputs, transforms, strict=True):
-            mirrored = any(isinstance(t, HFlipTransform) for t in transform.transforms)
+            mirrored = any(isinstance(t, T.HFlipTransform) for t in transform.transforms)
             masks.append(output.pred_masks.flip(dims=[3]) if mirrored else output.pred_masks)
         return torch.stack(masks).mean(dim=0)

@@ -4,10 +4,8 @@ import torch
 
 from detectron2.utils.registry import Registry
 
+# Callables of (cfg) that return a whole model.
 META_ARCH_REGISTRY = Registry("META_ARCH")
-META_ARCH_REGISTRY.__doc__ = """
-Registry of whole models: callables of ``(cfg)`` that return a module.
-"""
 
 
 def build_model(cfg):

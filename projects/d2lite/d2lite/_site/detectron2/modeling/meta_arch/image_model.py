@@ -6,7 +6,8 @@ from torch import nn
 from detectron2.layers import move_device_like
 from detectron2.structures import ImageList, Instances
 
-from ..backbone import Backbone
+from .._options import options
+from ..backbone import Backbone, build_backbone
 from ..postprocessing import detector_postprocess
 
 
@@ -25,9 +26,11 @@ class ImageModel(nn.Module):
         # Not saved: they belong to the config
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-        assert self.pixel_mean.shape == self.pixel_std.shape, (
-            f"{self.pixel_mean} and {self.pixel_std} have different shapes!"
-        )
+        assert self.pixel_mean.shape == self.pixel_std.shape, "mean and std have different shapes!"
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"backbone": build_backbone(cfg), **options(cfg.MODEL, "PIXEL_MEAN", "PIXEL_STD")}
 
     @property
     def device(self):
@@ -40,25 +43,22 @@ class ImageModel(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict[str, torch.Tensor]]) -> ImageList:
         """Normalise and pad the ``image`` (C, H, W) of every input."""
         images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
-        images = [(x - self.pixel_mean) / self.pixel_std for x in images]
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        return self._batch([(x - self.pixel_mean) / self.pixel_std for x in images], 0.0)
 
-    def _gather_instances(self, batched_inputs) -> list[Instances] | None:
+    def _batch(self, images: list[torch.Tensor], pad_value: float) -> ImageList:
+        divisor, constraints = self.backbone.size_divisibility, self.backbone.padding_constraints
+        return ImageList.from_tensors(images, divisor, pad_value, constraints)
+
+    def _gather_instances(self, batched_inputs, key="instances") -> list[Instances] | None:
         """Ground truth of all inputs, on the model's device; None if there is none."""
-        if "instances" not in batched_inputs[0]:
+        if key not in batched_inputs[0]:
             return None
-        return [x["instances"].to(self.device) for x in batched_inputs]
+        return [x[key].to(self.device) for x in batched_inputs]
 
     def _batch_sem_seg(self, batched_inputs, ignore_value: int) -> torch.Tensor:
         """Semantic labels of all inputs (B, H, W), padded with the ignored label."""
         labels = [self._move_to_current_device(x["sem_seg"]) for x in batched_inputs]
-        return ImageList.from_tensors(
-            labels, self.backbone.size_divisibility, ignore_value, self.backbone.padding_constraints
-        ).tensor
+        return self._batch(labels, ignore_value).tensor
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -53,19 +53,12 @@ class PanopticFPN(GeneralizedRCNN):
         ret["combine_overlap_thresh"] = combine.OVERLAP_THRESH
         ret["combine_stuff_area_thresh"] = combine.STUFF_AREA_LIMIT
         ret["combine_instances_score_thresh"] = combine.INSTANCES_CONFIDENCE_THRESH
-
         logger = logging.getLogger(__name__)
         if not combine.ENABLED:
-            logger.warning(
-                "PANOPTIC_FPN.COMBINED.ENABLED is no longer used. "
-                "model.inference(do_postprocess=) should be used to toggle postprocessing."
-            )
+            logger.warning("COMBINED.ENABLED is no longer used. Use inference(do_postprocess=).")
         factor = cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT
         if factor != 1.0:
-            logger.warning(
-                "PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT should be replaced by "
-                "weights on each ROI head individually."
-            )
+            logger.warning("INSTANCE_LOSS_WEIGHT should be replaced by weights on each ROI head.")
             for head in (ret["roi_heads"].box_predictor, ret["roi_heads"].mask_head):
                 head.loss_weight = _scale_weights(head.loss_weight, factor)
         return ret
@@ -112,15 +105,12 @@ class PanopticFPN(GeneralizedRCNN):
         detector_results, _ = self.roi_heads(images, features, proposals, None)
         if not do_postprocess:
             return detector_results, sem_seg_results
-        return [
-            self._merge(sem_seg, instances, image_size, output_size(inputs, image_size))
-            for sem_seg, instances, inputs, image_size in zip(
-                sem_seg_results, detector_results, batched_inputs, images.image_sizes, strict=True
-            )
-        ]
+        results = (sem_seg_results, detector_results, batched_inputs, images.image_sizes)
+        return [self._merge(*result) for result in zip(*results, strict=True)]
 
-    def _merge(self, sem_seg, instances, image_size, wanted_size):
-        """All results of one image, at the wanted (height, width)."""
+    def _merge(self, sem_seg, instances, inputs, image_size):
+        """All results of one image, at the size that its input asks for."""
+        wanted_size = output_size(inputs, image_size)
         sem_seg = sem_seg_postprocess(sem_seg, image_size, *wanted_size)
         instances = detector_postprocess(instances, *wanted_size)
         panoptic_seg = combine_semantic_and_instance_outputs(
@@ -166,6 +156,10 @@ def combine_semantic_and_instance_outputs(
     segments_info = []
     masks = instance_results.pred_masks.to(dtype=torch.bool, device=panoptic_seg.device)
 
+    def add(pixels, **info):
+        segments_info.append({"id": len(segments_info) + 1, **info})
+        panoptic_seg[pixels] = len(segments_info)
+
     for inst_id in torch.argsort(-instance_results.scores).tolist():
         score = instance_results.scores[inst_id].item()
         if score < instances_score_thresh:
@@ -175,28 +169,12 @@ def combine_semantic_and_instance_outputs(
         area, free_area = mask.sum().item(), free.sum().item()
         if area == 0 or (area - free_area) / area > overlap_threshold:
             continue
-        segment_id = len(segments_info) + 1
-        panoptic_seg[free] = segment_id
-        segments_info.append(
-            {
-                "id": segment_id,
-                "isthing": True,
-                "score": score,
-                "category_id": instance_results.pred_classes[inst_id].item(),
-                "instance_id": inst_id,
-            }
-        )
+        label = instance_results.pred_classes[inst_id].item()
+        add(free, isthing=True, score=score, category_id=label, instance_id=inst_id)
 
     for label in torch.unique(semantic_results).tolist():
-        if label == 0:
-            continue
         free = (semantic_results == label) & (panoptic_seg == 0)
         area = free.sum().item()
-        if area < stuff_area_thresh:
-            continue
-        segment_id = len(segments_info) + 1
-        panoptic_seg[free] = segment_id
-        segments_info.append(
-            {"id": segment_id, "isthing": False, "category_id": label, "area": area}
-        )
+        if label != 0 and area >= stuff_area_thresh:
+            add(free, isthing=False, category_id=label, area=area)
     return panoptic_seg, segments_info

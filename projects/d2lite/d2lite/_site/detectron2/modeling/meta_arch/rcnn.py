@@ -12,7 +12,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import log_first_n
 
-from ..backbone import Backbone, build_backbone
+from .._options import options
+from ..backbone import Backbone
 from ..proposal_generator import build_proposal_generator
 from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
@@ -50,25 +51,17 @@ class GeneralizedRCNN(ImageModel):
         vis_period: int = 0,
     ):
         super().__init__(backbone, pixel_mean, pixel_std)
-        self.proposal_generator = proposal_generator
-        self.roi_heads = roi_heads
-        self.input_format = input_format
-        self.vis_period = vis_period
-        if vis_period > 0:
-            assert input_format is not None, "input_format is required for visualization!"
+        self.proposal_generator, self.roi_heads = proposal_generator, roi_heads
+        self.input_format, self.vis_period = input_format, vis_period
+        assert vis_period <= 0 or input_format is not None, "Pictures need an input_format!"
 
     @classmethod
     def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
-            "input_format": cfg.INPUT.FORMAT,
-            "vis_period": cfg.VIS_PERIOD,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        ret = super().from_config(cfg) | options(cfg, "VIS_PERIOD")
+        shapes = ret["backbone"].output_shape()
+        ret["proposal_generator"] = build_proposal_generator(cfg, shapes)
+        ret["roi_heads"] = build_roi_heads(cfg, shapes)
+        return ret | {"input_format": cfg.INPUT.FORMAT}
 
     def visualize_training(self, batched_inputs, proposals):
         """Put a picture of the first image's ground truth and best proposals into the storage."""
@@ -81,9 +74,8 @@ class GeneralizedRCNN(ImageModel):
         best = proposals_0.proposal_boxes[:_MAX_DRAWN_PROPOSALS].tensor.cpu().numpy()
         proposed = Visualizer(image, None).overlay_instances(boxes=best)
         picture = np.concatenate((truth.get_image(), proposed.get_image()), axis=1)
-        get_event_storage().put_image(
-            "Left: GT bounding boxes;  Right: Predicted proposals", picture.transpose(2, 0, 1)
-        )
+        title = "Left: GT bounding boxes;  Right: Predicted proposals"
+        get_event_storage().put_image(title, picture.transpose(2, 0, 1))
 
     def forward(self, batched_inputs: list[dict[str, torch.Tensor]]):
         """Train or predict.
@@ -108,12 +100,7 @@ class GeneralizedRCNN(ImageModel):
             self.visualize_training(batched_inputs, proposals)
         return {**detector_losses, **proposal_losses}
 
-    def inference(
-        self,
-        batched_inputs: list[dict[str, torch.Tensor]],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
-    ):
+    def inference(self, batched_inputs, detected_instances=None, do_postprocess: bool = True):
         """Predict.
 
         Args:
@@ -143,17 +130,11 @@ class GeneralizedRCNN(ImageModel):
         """Proposals and their losses, generated or from the inputs."""
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, gt_instances)
-        assert "proposals" in batched_inputs[0], (
-            "The model has no proposal generator, so every input needs 'proposals'"
-        )
+        assert "proposals" in batched_inputs[0], "Inputs need 'proposals': nothing generates them"
         return [x["proposals"].to(self.device) for x in batched_inputs], {}
 
     @staticmethod
-    def _postprocess(
-        instances: list[Instances],
-        batched_inputs: list[dict[str, torch.Tensor]],
-        image_sizes: list[tuple[int, int]],
-    ):
+    def _postprocess(instances: list[Instances], batched_inputs, image_sizes):
         """Bring the detections to the wanted sizes, and wrap them as results."""
         results = postprocess_instances(instances, batched_inputs, image_sizes)
         return [{"instances": result} for result in results]
@@ -184,13 +165,9 @@ class ProposalNetwork(ImageModel):
 
     @classmethod
     def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        ret = super().from_config(cfg)
+        shapes = ret["backbone"].output_shape()
+        return ret | {"proposal_generator": build_proposal_generator(cfg, shapes)}
 
     def forward(self, batched_inputs):
         """Train or predict; inputs as of `GeneralizedRCNN`.
@@ -201,12 +178,10 @@ class ProposalNetwork(ImageModel):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        if "targets" in batched_inputs[0] and "instances" not in batched_inputs[0]:
-            log_first_n(
-                logging.WARN, "'targets' in the model inputs is now renamed to 'instances'!", n=10
-            )
-            batched_inputs = [x | {"instances": x["targets"]} for x in batched_inputs]
         gt_instances = self._gather_instances(batched_inputs)
+        if gt_instances is None and "targets" in batched_inputs[0]:
+            log_first_n(logging.WARN, "'targets' of inputs is now renamed to 'instances'!", n=10)
+            gt_instances = self._gather_instances(batched_inputs, "targets")
         proposals, losses = self.proposal_generator(images, features, gt_instances)
         # In training proposals are only made because the generator always makes them.
         if self.training:

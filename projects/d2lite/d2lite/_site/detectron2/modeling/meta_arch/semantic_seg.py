@@ -11,18 +11,17 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 
-from ..backbone import Backbone, build_backbone
+from .._options import options
+from ..backbone import Backbone
 from ..postprocessing import sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, output_size
 
 __all__ = ["SemanticSegmentor", "SEM_SEG_HEADS_REGISTRY", "SemSegFPNHead", "build_sem_seg_head"]
 
+# Callables of (cfg, input_shape: dict[str, ShapeSpec]) that return a module which maps features to
+# logits, and to losses in training.
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
-SEM_SEG_HEADS_REGISTRY.__doc__ = """
-Registry of semantic heads: callables of ``(cfg, input_shape: dict[str, ShapeSpec])`` that return
-a module which maps features to logits, and to losses in training.
-"""
 
 
 @META_ARCH_REGISTRY.register()
@@ -50,13 +49,8 @@ class SemanticSegmentor(ImageModel):
 
     @classmethod
     def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        ret = super().from_config(cfg)
+        return ret | {"sem_seg_head": build_sem_seg_head(cfg, ret["backbone"].output_shape())}
 
     def forward(self, batched_inputs):
         """Train or predict.
@@ -77,11 +71,10 @@ class SemanticSegmentor(ImageModel):
         logits, losses = self.sem_seg_head(features, targets)
         if self.training:
             return losses
+        images = zip(logits, batched_inputs, images.image_sizes, strict=True)
         return [
-            {"sem_seg": sem_seg_postprocess(result, image_size, *output_size(inputs, image_size))}
-            for result, inputs, image_size in zip(
-                logits, batched_inputs, images.image_sizes, strict=True
-            )
+            {"sem_seg": sem_seg_postprocess(result, size, *output_size(inputs, size))}
+            for result, inputs, size in images
         ]
 
 
@@ -124,46 +117,31 @@ class SemSegFPNHead(nn.Module):
         if not shapes:
             raise ValueError("SemSegFPNHead(input_shape=) cannot be empty!")
         self.in_features = [name for name, _ in shapes]
-        self.ignore_value = ignore_value
+        self.ignore_value, self.loss_weight = ignore_value, loss_weight
         self.common_stride = common_stride
-        self.loss_weight = loss_weight
-
         self.scale_heads = []
         for name, shape in shapes:
             num_convs = max(1, int(math.log2(shape.stride) - math.log2(common_stride)))
             layers = []
             for k in range(num_convs):
-                conv = Conv2d(
-                    shape.channels if k == 0 else conv_dims,
-                    conv_dims,
-                    kernel_size=3,
-                    stride=1,
-                    padding=1,
-                    bias=not norm,
-                    norm=get_norm(norm, conv_dims),
-                    activation=F.relu,
-                )
+                channels, layer_norm = conv_dims if k else shape.channels, get_norm(norm, conv_dims)
+                conv = Conv2d(channels, conv_dims, 3, padding=1, bias=not norm, norm=layer_norm)
+                conv.activation = F.relu
                 c2_msra_fill(conv)
                 layers.append(conv)
                 if shape.stride != common_stride:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.scale_heads.append(nn.Sequential(*layers))
             self.add_module(name, self.scale_heads[-1])
-        self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1, stride=1, padding=0)
+        self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)
         c2_msra_fill(self.predictor)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         node = cfg.MODEL.SEM_SEG_HEAD
-        return {
-            "input_shape": {k: v for k, v in input_shape.items() if k in node.IN_FEATURES},
-            "num_classes": node.NUM_CLASSES,
-            "conv_dims": node.CONVS_DIM,
-            "common_stride": node.COMMON_STRIDE,
-            "loss_weight": node.LOSS_WEIGHT,
-            "norm": node.NORM,
-            "ignore_value": node.IGNORE_VALUE,
-        }
+        ret = options(node, "NUM_CLASSES", "COMMON_STRIDE", "LOSS_WEIGHT", "NORM", "IGNORE_VALUE")
+        input_shape = {k: v for k, v in input_shape.items() if k in node.IN_FEATURES}
+        return ret | {"input_shape": input_shape, "conv_dims": node.CONVS_DIM}
 
     def forward(self, features, targets=None):
         """Train or predict.
@@ -178,22 +156,17 @@ class SemSegFPNHead(nn.Module):
 
     def layers(self, features):
         """Logits (B, classes, H, W) at the common stride."""
-        levels = [
-            head(features[name])
-            for name, head in zip(self.in_features, self.scale_heads, strict=True)
-        ]
+        pairs = zip(self.in_features, self.scale_heads, strict=True)
+        levels = [head(features[name]) for name, head in pairs]
         return self.predictor(sum(levels[1:], levels[0]))
 
     def losses(self, predictions, targets):
         """Cross entropy at the size of the input, averaged over all pixels that count."""
         # The loss of half-precision logits would be inexact.
         predictions = self._upsample(predictions.float())
-        loss = F.cross_entropy(
-            predictions, targets, reduction="mean", ignore_index=self.ignore_value
-        )
+        loss = F.cross_entropy(predictions, targets, ignore_index=self.ignore_value)
         return {"loss_sem_seg": loss * self.loss_weight}
 
     def _upsample(self, x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(
-            x, scale_factor=self.common_stride, mode="bilinear", align_corners=False
-        )
+        scale = self.common_stride
+        return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)

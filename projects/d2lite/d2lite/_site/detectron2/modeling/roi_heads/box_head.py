@@ -12,11 +12,9 @@ from detectron2.utils.registry import Registry
 
 __all__ = ["FastRCNNConvFCHead", "build_box_head", "ROI_BOX_HEAD_REGISTRY"]
 
+# Callables of (cfg, input_shape: ShapeSpec) that return a module with an `output_shape`, which maps
+# the pooled features of boxes to features for their predictions.
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
-ROI_BOX_HEAD_REGISTRY.__doc__ = """
-Registry of box heads: callables of ``(cfg, input_shape: ShapeSpec)`` that return a module with an
-``output_shape``, which maps the pooled features of boxes to features for their predictions.
-"""
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -34,34 +32,25 @@ class FastRCNNConvFCHead(nn.Sequential):
     def __init__(self, input_shape: ShapeSpec, *, conv_dims, fc_dims, conv_norm=""):
         super().__init__()
         assert len(conv_dims) + len(fc_dims) > 0, "conv_dims and fc_dims are both empty"
-        self._output_size = (input_shape.channels, input_shape.height, input_shape.width)
-
-        self.conv_norm_relus = []
+        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
+        self.conv_norm_relus, self.fcs = [], []
         for k, conv_dim in enumerate(conv_dims, start=1):
+            norm, bias = get_norm(conv_norm, conv_dim), not conv_norm
             conv = Conv2d(
-                self._output_size[0],
-                conv_dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, conv_dim),
-                activation=nn.ReLU(),
+                channels, conv_dim, 3, padding=1, bias=bias, norm=norm, activation=nn.ReLU()
             )
             self.add_module(f"conv{k}", conv)
             self.conv_norm_relus.append(conv)
-            self._output_size = (conv_dim, self._output_size[1], self._output_size[2])
-
-        self.fcs = []
+            channels = conv_dim
+        self._output_size = (channels, height, width)
         if fc_dims:
             self.add_module("flatten", nn.Flatten())
             self._output_size = math.prod(self._output_size)
         for k, fc_dim in enumerate(fc_dims, start=1):
-            fc = nn.Linear(self._output_size, fc_dim)
-            self.add_module(f"fc{k}", fc)
+            self.fcs.append(nn.Linear(self._output_size, fc_dim))
+            self.add_module(f"fc{k}", self.fcs[-1])
             self.add_module(f"fc_relu{k}", nn.ReLU())
-            self.fcs.append(fc)
             self._output_size = fc_dim
-
         for layer in self.conv_norm_relus:
             c2_msra_fill(layer)
         for layer in self.fcs:

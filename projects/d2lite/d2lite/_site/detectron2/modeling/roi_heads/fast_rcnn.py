@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec, batched_nms, cat, nonzero_tuple
+from detectron2.layers import ShapeSpec, batched_nms, cat, cross_entropy, nonzero_tuple
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
+from .._options import options
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 
 __all__ = ["fast_rcnn_inference", "FastRCNNOutputLayers"]
@@ -39,22 +40,16 @@ def fast_rcnn_inference(
         instances: of every image, with ``pred_boxes``, ``scores``, ``pred_classes``, best first;
         indices: of every image, which of its n boxes each detection is.
     """
+    limits = (score_thresh, nms_thresh, topk_per_image)
     results = [
-        fast_rcnn_inference_single_image(
-            boxes_i, scores_i, shape, score_thresh, nms_thresh, topk_per_image
-        )
-        for scores_i, boxes_i, shape in zip(scores, boxes, image_shapes, strict=True)
+        fast_rcnn_inference_single_image(*image, *limits)
+        for image in zip(boxes, scores, image_shapes, strict=True)
     ]
     return [instances for instances, _ in results], [indices for _, indices in results]
 
 
 def fast_rcnn_inference_single_image(
-    boxes,
-    scores,
-    image_shape: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
+    boxes, scores, image_shape, score_thresh, nms_thresh, topk_per_image
 ):
     """`fast_rcnn_inference` for one image."""
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
@@ -74,9 +69,7 @@ def fast_rcnn_inference_single_image(
     if topk_per_image >= 0:
         keep = keep[:topk_per_image]
 
-    result = Instances(image_shape)
-    result.pred_boxes = Boxes(boxes[keep])
-    result.scores = scores[keep]
+    result = Instances(image_shape, pred_boxes=Boxes(boxes[keep]), scores=scores[keep])
     result.pred_classes = class_ids[keep]
     return result, box_ids[keep]
 
@@ -86,19 +79,14 @@ def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
     num_instances = gt_classes.numel()
     if num_instances == 0:
         return
-    pred_classes = pred_logits.argmax(dim=1)
-    background = pred_logits.shape[1] - 1
-    right = pred_classes == gt_classes
-    foreground = (gt_classes >= 0) & (gt_classes < background)
-    num_foreground = foreground.sum().item()
-
+    pred_classes, background = pred_logits.argmax(dim=1), pred_logits.shape[1] - 1
+    right, foreground = pred_classes == gt_classes, (gt_classes >= 0) & (gt_classes < background)
     storage = get_event_storage()
     storage.put_scalar(f"{prefix}/cls_accuracy", right.sum().item() / num_instances)
-    if num_foreground > 0:
-        fg_right = (right & foreground).sum().item()
-        missed = ((pred_classes == background) & foreground).sum().item()
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", fg_right / num_foreground)
-        storage.put_scalar(f"{prefix}/false_negative", missed / num_foreground)
+    if foreground.any():
+        missed = (pred_classes == background)[foreground]
+        storage.put_scalar(f"{prefix}/fg_cls_accuracy", right[foreground].double().mean().item())
+        storage.put_scalar(f"{prefix}/false_negative", missed.double().mean().item())
 
 
 def _fed_loss_cls_weights(dataset_names, freq_weight_power):
@@ -162,48 +150,35 @@ class FastRCNNOutputLayers(nn.Module):
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         for layer in (self.cls_score, self.bbox_pred):
             nn.init.constant_(layer.bias, 0)
-
-        self.box2box_transform = box2box_transform
-        self.smooth_l1_beta = smooth_l1_beta
-        self.test_score_thresh = test_score_thresh
-        self.test_nms_thresh = test_nms_thresh
-        self.test_topk_per_image = test_topk_per_image
-        self.box_reg_loss_type = box_reg_loss_type
+        self.box2box_transform, self.smooth_l1_beta = box2box_transform, smooth_l1_beta
+        self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
+        self.test_topk_per_image, self.box_reg_loss_type = test_topk_per_image, box_reg_loss_type
         if isinstance(loss_weight, (int, float)):
             loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
-        self.loss_weight = loss_weight
-        self.use_fed_loss = use_fed_loss
-        self.use_sigmoid_ce = use_sigmoid_ce
-        self.fed_loss_num_classes = fed_loss_num_classes
+        self.loss_weight, self.fed_loss_num_classes = loss_weight, fed_loss_num_classes
+        self.use_fed_loss, self.use_sigmoid_ce = use_fed_loss, use_sigmoid_ce
         if use_fed_loss:
             assert use_sigmoid_ce, "Please use sigmoid cross entropy loss with federated loss"
             weights = get_fed_loss_cls_weights()
-            assert len(weights) == num_classes, (
-                "Please check the provided fed_loss_cls_weights. Their size should match "
-                f"num_classes: {len(weights)}, {num_classes}"
-            )
+            assert len(weights) == num_classes, f"{len(weights)} weights must match {num_classes}"
             self.register_buffer("fed_loss_cls_weights", weights)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         heads, box_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-        return {
+        power = box_head.FED_LOSS_FREQ_WEIGHT_POWER
+        ret = options(box_head, "CLS_AGNOSTIC_BBOX_REG", "SMOOTH_L1_BETA", "USE_FED_LOSS")
+        ret |= options(box_head, "USE_SIGMOID_CE", "FED_LOSS_NUM_CLASSES")
+        return ret | {
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(weights=box_head.BBOX_REG_WEIGHTS),
             "num_classes": heads.NUM_CLASSES,
             "test_score_thresh": heads.SCORE_THRESH_TEST,
             "test_nms_thresh": heads.NMS_THRESH_TEST,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "cls_agnostic_bbox_reg": box_head.CLS_AGNOSTIC_BBOX_REG,
-            "smooth_l1_beta": box_head.SMOOTH_L1_BETA,
             "box_reg_loss_type": box_head.BBOX_REG_LOSS_TYPE,
             "loss_weight": {"loss_box_reg": box_head.BBOX_REG_LOSS_WEIGHT},
-            "use_fed_loss": box_head.USE_FED_LOSS,
-            "use_sigmoid_ce": box_head.USE_SIGMOID_CE,
-            "get_fed_loss_cls_weights": partial(
-                _fed_loss_cls_weights, cfg.DATASETS.TRAIN, box_head.FED_LOSS_FREQ_WEIGHT_POWER
-            ),
-            "fed_loss_num_classes": box_head.FED_LOSS_NUM_CLASSES,
+            "get_fed_loss_cls_weights": partial(_fed_loss_cls_weights, cfg.DATASETS.TRAIN, power),
         }
 
     def forward(self, x):
@@ -221,31 +196,20 @@ class FastRCNNOutputLayers(nn.Module):
                 K there means background.
         """
         scores, proposal_deltas = predictions
+        gt_classes = torch.empty(0, dtype=torch.int64, device=scores.device)
+        proposal_boxes = gt_boxes = proposal_deltas.new_empty((0, 4))
         if proposals:
             gt_classes = cat([p.gt_classes for p in proposals])
             proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
             assert not proposal_boxes.requires_grad, "Proposals should not require gradients!"
             # Images without ground truth hold background only: any box will do for them.
-            gt_boxes = cat(
-                [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
-            )
-        else:
-            gt_classes = torch.empty(0, dtype=torch.int64, device=scores.device)
-            proposal_boxes = gt_boxes = proposal_deltas.new_empty((0, 4))
+            gt_boxes = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
+            gt_boxes = cat([boxes.tensor for boxes in gt_boxes])
         _log_classification_stats(scores, gt_classes)
 
-        if self.use_sigmoid_ce:
-            loss_cls = self.sigmoid_cross_entropy_loss(scores, gt_classes)
-        elif gt_classes.numel() == 0:
-            loss_cls = scores.sum() * 0.0
-        else:
-            loss_cls = F.cross_entropy(scores, gt_classes, reduction="mean")
-        losses = {
-            "loss_cls": loss_cls,
-            "loss_box_reg": self.box_reg_loss(
-                proposal_boxes, gt_boxes, proposal_deltas, gt_classes
-            ),
-        }
+        loss_of_classes = self.sigmoid_cross_entropy_loss if self.use_sigmoid_ce else cross_entropy
+        box_loss = self.box_reg_loss(proposal_boxes, gt_boxes, proposal_deltas, gt_classes)
+        losses = {"loss_cls": loss_of_classes(scores, gt_classes), "loss_box_reg": box_loss}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def get_fed_loss_classes(self, gt_classes, num_fed_loss_classes, num_classes, weight):
@@ -277,15 +241,11 @@ class FastRCNNOutputLayers(nn.Module):
             return pred_class_logits.new_zeros([1])[0]
         num_boxes, num_classes = pred_class_logits.shape[0], pred_class_logits.shape[1] - 1
         target = F.one_hot(gt_classes, num_classes + 1)[:, :-1].to(pred_class_logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(
-            pred_class_logits[:, :-1], target, reduction="none"
-        )
+        logits = pred_class_logits[:, :-1]
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.use_fed_loss:
             sampled = self.get_fed_loss_classes(
-                gt_classes,
-                num_fed_loss_classes=self.fed_loss_num_classes,
-                num_classes=num_classes,
-                weight=self.fed_loss_cls_weights,
+                gt_classes, self.fed_loss_num_classes, num_classes, self.fed_loss_cls_weights
             )
             weight = pred_class_logits.new_zeros(num_classes + 1)
             weight[sampled] = 1
@@ -339,7 +299,7 @@ class FastRCNNOutputLayers(nn.Module):
         """
         if not proposals:
             return []
-        boxes = self._decode(predictions, proposals)
+        boxes = torch.cat(self.predict_boxes(predictions, proposals))
         box_dim = proposals[0].proposal_boxes.tensor.shape[1]
         num_box_classes = boxes.shape[1] // box_dim
         if num_box_classes > 1:
@@ -348,22 +308,16 @@ class FastRCNNOutputLayers(nn.Module):
             boxes = boxes.view(-1, num_box_classes, box_dim)[rows, classes]
         return boxes.split([len(p) for p in proposals])
 
-    def predict_boxes(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ):
+    def predict_boxes(self, predictions, proposals: list[Instances]):
         """Boxes (n, K * 4 or 4) of every image."""
         if not proposals:
             return []
-        return self._decode(predictions, proposals).split([len(p) for p in proposals])
+        proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
+        boxes = self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)
+        return boxes.split([len(p) for p in proposals])
 
-    def predict_probs(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ):
+    def predict_probs(self, predictions, proposals: list[Instances]):
         """Probabilities (n, K + 1) of every image; the last column is background."""
         scores = predictions[0]
         probs = scores.sigmoid() if self.use_sigmoid_ce else F.softmax(scores, dim=-1)
         return probs.split([len(p) for p in proposals], dim=0)
-
-    def _decode(self, predictions, proposals):
-        proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
-        return self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)

@@ -11,18 +11,9 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
-__all__ = [
-    "BaseMaskRCNNHead",
-    "MaskRCNNConvUpsampleHead",
-    "build_mask_head",
-    "ROI_MASK_HEAD_REGISTRY",
-]
-
+# Callables of (cfg, input_shape) that return a module of (features, instances), which gives losses
+# in training and instances in inference.
 ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
-ROI_MASK_HEAD_REGISTRY.__doc__ = """
-Registry of mask heads: callables of ``(cfg, input_shape)`` that return a module of
-``(features, instances)``, which gives losses in training and instances in inference.
-"""
 
 
 @torch.jit.unused
@@ -43,44 +34,42 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
     if not instances:
         return pred_mask_logits.sum() * 0
 
-    gt_masks = cat(
-        [
-            x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, side).to(
-                device=pred_mask_logits.device
-            )
-            for x in instances
-        ]
-    )
-    if pred_mask_logits.size(1) == 1:
-        logits = pred_mask_logits[:, 0]
-    else:
-        gt_classes = cat([x.gt_classes.to(dtype=torch.int64) for x in instances])
-        logits = pred_mask_logits[torch.arange(len(gt_masks), device=gt_classes.device), gt_classes]
-
+    device = pred_mask_logits.device
+    boxes = [x.proposal_boxes.tensor for x in instances]
+    gt_masks = [x.gt_masks.crop_and_resize(b, side) for x, b in zip(instances, boxes, strict=True)]
+    gt_masks = cat([masks.to(device=device) for masks in gt_masks])
+    logits = _of_classes(pred_mask_logits, [x.gt_classes.to(torch.int64) for x in instances])
     # Masks with soft edges count as foreground from one half
     is_mask = gt_masks if gt_masks.dtype == torch.bool else gt_masks > 0.5
     gt_masks = gt_masks.to(dtype=torch.float32)
     _log_mask_accuracy(logits, is_mask)
     storage = get_event_storage()
     if vis_period > 0 and storage.iter % vis_period == 0:
-        pairs = cat([logits.sigmoid(), gt_masks], dim=2)
-        for i, pair in enumerate(pairs):
-            picture = pair.expand(3, -1, -1)
-            storage.put_image(f"Left: mask prediction;   Right: mask GT ({i})", picture)
+        for i, pair in enumerate(cat([logits.sigmoid(), gt_masks], dim=2)):
+            title = f"Left: mask prediction;   Right: mask GT ({i})"
+            storage.put_image(title, pair.expand(3, -1, -1))
     return F.binary_cross_entropy_with_logits(logits, gt_masks, reduction="mean")
+
+
+def _of_classes(logits, classes):
+    """Logits (N, M, M) of the classes of every image; class-agnostic heads have but one."""
+    if logits.size(1) == 1:
+        return logits[:, 0]
+    classes = cat(classes)
+    return logits[torch.arange(len(logits), device=classes.device), classes]
 
 
 def _log_mask_accuracy(logits, is_mask):
     """Log the fraction of right pixels, and those of wrong ones outside and inside the masks."""
-    wrong = (logits > 0.0) != is_mask
-    num_pixels, num_positive = is_mask.numel(), is_mask.sum().item()
-    storage = get_event_storage()
-    accuracy = 1 - wrong.sum().item() / max(num_pixels, 1.0)
-    false_positive = (wrong & ~is_mask).sum().item() / max(num_pixels - num_positive, 1.0)
-    false_negative = (wrong & is_mask).sum().item() / max(num_positive, 1.0)
+    wrong, storage = (logits > 0.0) != is_mask, get_event_storage()
+
+    def wrong_fraction(of):
+        return (wrong & of).sum().item() / max(of.sum().item(), 1.0)
+
+    accuracy = 1 - wrong.sum().item() / max(wrong.numel(), 1.0)
     storage.put_scalar("mask_rcnn/accuracy", accuracy)
-    storage.put_scalar("mask_rcnn/false_positive", false_positive)
-    storage.put_scalar("mask_rcnn/false_negative", false_negative)
+    storage.put_scalar("mask_rcnn/false_positive", wrong_fraction(~is_mask))
+    storage.put_scalar("mask_rcnn/false_negative", wrong_fraction(is_mask))
 
 
 def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Instances]):
@@ -91,15 +80,10 @@ def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Ins
         pred_instances: of every image, with ``pred_classes``; they get ``pred_masks`` of
             probabilities, (n, 1, M, M).
     """
-    if pred_mask_logits.size(1) == 1:
-        probabilities = pred_mask_logits.sigmoid()
-    else:
-        classes = cat([x.pred_classes for x in pred_instances])
-        rows = torch.arange(pred_mask_logits.shape[0], device=classes.device)
-        probabilities = pred_mask_logits[rows, classes][:, None].sigmoid()
-    counts = [len(x) for x in pred_instances]
-    for masks, instances in zip(probabilities.split(counts, dim=0), pred_instances, strict=True):
-        instances.pred_masks = masks
+    logits = _of_classes(pred_mask_logits, [x.pred_classes for x in pred_instances])
+    masks = logits[:, None].sigmoid().split([len(x) for x in pred_instances], dim=0)
+    for instances, masks_i in zip(pred_instances, masks, strict=True):
+        instances.pred_masks = masks_i
 
 
 class BaseMaskRCNNHead(nn.Module):
@@ -113,8 +97,7 @@ class BaseMaskRCNNHead(nn.Module):
     @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
         super().__init__()
-        self.vis_period = vis_period
-        self.loss_weight = loss_weight
+        self.vis_period, self.loss_weight = vis_period, loss_weight
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -138,7 +121,7 @@ class BaseMaskRCNNHead(nn.Module):
 
     def layers(self, x):
         """Mask logits (N, classes or 1, M, M) of features."""
-        raise NotImplementedError(f"{type(self).__name__} does not define layers()")
+        raise NotImplementedError
 
 
 # The base comes first: `forward` must be its own, the modules those of Sequential.
@@ -168,27 +151,19 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     ):
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         assert len(conv_dims) >= 1, "conv_dims have to be non-empty!"
-        self.conv_norm_relus = []
-        channels = input_shape.channels
+        self.conv_norm_relus, channels = [], input_shape.channels
         for k, conv_dim in enumerate(conv_dims[:-1], start=1):
+            norm, bias = get_norm(conv_norm, conv_dim), not conv_norm
             conv = Conv2d(
-                channels,
-                conv_dim,
-                kernel_size=3,
-                stride=1,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, conv_dim),
-                activation=nn.ReLU(),
+                channels, conv_dim, 3, padding=1, bias=bias, norm=norm, activation=nn.ReLU()
             )
             self.add_module(f"mask_fcn{k}", conv)
             self.conv_norm_relus.append(conv)
             channels = conv_dim
 
-        self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2, padding=0)
+        self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.add_module("deconv_relu", nn.ReLU())
-        self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1, stride=1, padding=0)
-
+        self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
         for layer in [*self.conv_norm_relus, self.deconv]:
             c2_msra_fill(layer)
         nn.init.normal_(self.predictor.weight, std=0.001)
@@ -197,13 +172,11 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_MASK_HEAD
-        return super().from_config(cfg, input_shape) | {
-            "input_shape": input_shape,
-            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            # one more for the deconvolution
-            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
-            "conv_norm": node.NORM,
-        }
+        classes = 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        ret = super().from_config(cfg, input_shape)
+        ret |= {"input_shape": input_shape, "num_classes": classes, "conv_norm": node.NORM}
+        # one more for the deconvolution
+        return ret | {"conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1)}
 
     def layers(self, x):
         for layer in self:

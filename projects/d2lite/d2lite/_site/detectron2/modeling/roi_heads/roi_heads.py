@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
+from .._options import options
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
@@ -19,11 +20,8 @@ from .box_head import build_box_head
 from .fast_rcnn import FastRCNNOutputLayers
 from .mask_head import build_mask_head
 
+# Callables of (cfg, input_shape: dict[str, ShapeSpec]) that return `ROIHeads`.
 ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
-ROI_HEADS_REGISTRY.__doc__ = """
-Registry of sets of heads: callables of ``(cfg, input_shape: dict[str, ShapeSpec])`` that return
-`ROIHeads`.
-"""
 
 
 def build_roi_heads(cfg, input_shape):
@@ -31,21 +29,21 @@ def build_roi_heads(cfg, input_shape):
     return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
 
 
-def select_foreground_proposals(
-    proposals: list[Instances], bg_label: int
-) -> tuple[list[Instances], list[torch.Tensor]]:
+def select_foreground_proposals(proposals: list[Instances], bg_label: int):
     """Keep proposals whose ``gt_classes`` is neither -1 nor ``bg_label``.
 
     Returns:
         the foreground of every image, and the masks over the given proposals that chose it.
     """
     assert isinstance(proposals, (list, tuple))
-    assert all(isinstance(p, Instances) and p.has("gt_classes") for p in proposals), (
-        "proposals must be Instances with gt_classes"
-    )
+    assert all(isinstance(p, Instances) for p in proposals)
+    assert all(p.has("gt_classes") for p in proposals), "proposals must have gt_classes"
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
     foreground = [p[nonzero_tuple(m)[0]] for p, m in zip(proposals, masks, strict=True)]
     return foreground, masks
+
+
+_NO_KEYPOINTS = "Keypoint heads are not part of d2lite; install detectron2, which has them"
 
 
 class ROIHeads(nn.Module):
@@ -70,28 +68,18 @@ class ROIHeads(nn.Module):
         proposal_append_gt=True,
     ):
         super().__init__()
-        self.batch_size_per_image = batch_size_per_image
-        self.positive_fraction = positive_fraction
-        self.num_classes = num_classes
-        self.proposal_matcher = proposal_matcher
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+        self.num_classes, self.proposal_matcher = num_classes, proposal_matcher
         self.proposal_append_gt = proposal_append_gt
 
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.ROI_HEADS
-        return {
-            "num_classes": node.NUM_CLASSES,
-            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
-            "positive_fraction": node.POSITIVE_FRACTION,
-            "proposal_matcher": Matcher(
-                node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=False
-            ),
-            "proposal_append_gt": node.PROPOSAL_APPEND_GT,
-        }
+        ret = options(node, "NUM_CLASSES", "BATCH_SIZE_PER_IMAGE", "POSITIVE_FRACTION")
+        ret |= options(node, "PROPOSAL_APPEND_GT")
+        return ret | {"proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS)}
 
-    def _sample_proposals(
-        self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sample_proposals(self, matched_idxs, matched_labels, gt_classes: torch.Tensor):
         """Draw proposals of one image, foreground first.
 
         Args:
@@ -116,9 +104,7 @@ class ROIHeads(nn.Module):
         return sampled, classes[sampled]
 
     @torch.no_grad()
-    def label_and_sample_proposals(
-        self, proposals: list[Instances], targets: list[Instances]
-    ) -> list[Instances]:
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]):
         """Give proposals their ground truth, and draw those to train on.
 
         Args:
@@ -131,7 +117,7 @@ class ROIHeads(nn.Module):
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
-        samples, num_fg, num_bg = [], [], []
+        samples, num_bg = [], 0
         for proposals_i, targets_i in zip(proposals, targets, strict=True):
             quality = pairwise_iou(targets_i.gt_boxes, proposals_i.proposal_boxes)
             matched_idxs, matched_labels = self.proposal_matcher(quality)
@@ -147,22 +133,14 @@ class ROIHeads(nn.Module):
                     if name.startswith("gt_") and not sample.has(name):
                         sample.set(name, value[sampled_targets])
             samples.append(sample)
-            num_bg.append((gt_classes == self.num_classes).sum().item())
-            num_fg.append(gt_classes.numel() - num_bg[-1])
-
+            num_bg += (gt_classes == self.num_classes).sum().item()
         if samples:
-            storage = get_event_storage()
-            storage.put_scalar("roi_head/num_fg_samples", sum(num_fg) / len(num_fg))
-            storage.put_scalar("roi_head/num_bg_samples", sum(num_bg) / len(num_bg))
+            num_fg = sum(len(sample) for sample in samples) - num_bg
+            get_event_storage().put_scalar("roi_head/num_fg_samples", num_fg / len(samples))
+            get_event_storage().put_scalar("roi_head/num_bg_samples", num_bg / len(samples))
         return samples
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    def forward(self, images: ImageList, features, proposals: list[Instances], targets=None):
         """Look at the proposals.
 
         Args:
@@ -174,7 +152,7 @@ class ROIHeads(nn.Module):
         Returns:
             in training the drawn proposals and the losses, else the detections and ``{}``.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward()")
+        raise NotImplementedError
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -216,30 +194,20 @@ class StandardROIHeads(ROIHeads):
     ):
         super().__init__(**kwargs)
         if (keypoint_in_features, keypoint_pooler, keypoint_head) != (None, None, None):
-            raise NotImplementedError(
-                "Keypoint heads are not part of d2lite; install detectron2, which has them"
-            )
+            raise NotImplementedError(_NO_KEYPOINTS)
         self.in_features = self.box_in_features = box_in_features
-        self.box_pooler = box_pooler
-        self.box_head = box_head
-        self.box_predictor = box_predictor
+        self.box_pooler, self.box_head, self.box_predictor = box_pooler, box_head, box_predictor
         self.mask_on = mask_in_features is not None
         if self.mask_on:
             self.mask_in_features = mask_in_features
-            self.mask_pooler = mask_pooler
-            self.mask_head = mask_head
-        self.keypoint_on = False
-        self.train_on_pred_boxes = train_on_pred_boxes
+            self.mask_pooler, self.mask_head = mask_pooler, mask_head
+        self.keypoint_on, self.train_on_pred_boxes = False, train_on_pred_boxes
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        ret = super().from_config(cfg)
-        ret["train_on_pred_boxes"] = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
+        ret = super().from_config(cfg) | options(cfg.MODEL.ROI_BOX_HEAD, "TRAIN_ON_PRED_BOXES")
         if cfg.MODEL.KEYPOINT_ON:
-            raise NotImplementedError(
-                "MODEL.KEYPOINT_ON is True, but keypoints are not part of d2lite; install "
-                "detectron2, which has them"
-            )
+            raise NotImplementedError(_NO_KEYPOINTS)
         # Old subclasses build their heads in methods of the object, not of the class.
         for init in (cls._init_box_head, cls._init_mask_head):
             if inspect.ismethod(init):
@@ -251,12 +219,8 @@ class StandardROIHeads(ROIHeads):
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
         pooler, shape = _build_pooler(cfg.MODEL.ROI_BOX_HEAD, in_features, input_shape)
         box_head = build_box_head(cfg, shape)
-        return {
-            "box_in_features": in_features,
-            "box_pooler": pooler,
-            "box_head": box_head,
-            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
-        }
+        ret = {"box_in_features": in_features, "box_pooler": pooler, "box_head": box_head}
+        return ret | {"box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape)}
 
     @classmethod
     def _init_mask_head(cls, cfg, input_shape):
@@ -267,19 +231,10 @@ class StandardROIHeads(ROIHeads):
             pooler, shape = _build_pooler(cfg.MODEL.ROI_MASK_HEAD, in_features, input_shape)
         else:
             pooler, shape = None, {f: input_shape[f] for f in in_features}
-        return {
-            "mask_in_features": in_features,
-            "mask_pooler": pooler,
-            "mask_head": build_mask_head(cfg, shape),
-        }
+        mask_head = build_mask_head(cfg, shape)
+        return {"mask_in_features": in_features, "mask_pooler": pooler, "mask_head": mask_head}
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    def forward(self, images: ImageList, features, proposals: list[Instances], targets=None):
         """See `ROIHeads.forward`."""
         if not self.training:
             instances = self._forward_box(features, proposals)
@@ -291,14 +246,10 @@ class StandardROIHeads(ROIHeads):
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
 
-    def forward_with_given_boxes(
-        self, features: dict[str, torch.Tensor], instances: list[Instances]
-    ) -> list[Instances]:
+    def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
         """Predict whatever else there is for given ``pred_boxes`` and ``pred_classes``."""
         assert not self.training, "forward_with_given_boxes is for inference"
-        assert instances[0].has("pred_boxes") and instances[0].has("pred_classes"), (
-            "instances need pred_boxes and pred_classes"
-        )
+        assert instances[0].has("pred_boxes") and instances[0].has("pred_classes")
         return self._forward_mask(features, instances)
 
     def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]):
@@ -307,8 +258,7 @@ class StandardROIHeads(ROIHeads):
         box_features = self.box_pooler(maps, [x.proposal_boxes for x in proposals])
         predictions = self.box_predictor(self.box_head(box_features))
         if not self.training:
-            instances, _ = self.box_predictor.inference(predictions, proposals)
-            return instances
+            return self.box_predictor.inference(predictions, proposals)[0]
         losses = self.box_predictor.losses(predictions, proposals)
         if self.train_on_pred_boxes:
             with torch.no_grad():
@@ -338,9 +288,9 @@ def _build_pooler(node, in_features, input_shape):
     assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
     resolution = node.POOLER_RESOLUTION
     pooler = ROIPooler(
-        output_size=resolution,
-        scales=tuple(1.0 / input_shape[f].stride for f in in_features),
-        sampling_ratio=node.POOLER_SAMPLING_RATIO,
-        pooler_type=node.POOLER_TYPE,
+        resolution,
+        [1.0 / input_shape[f].stride for f in in_features],
+        node.POOLER_SAMPLING_RATIO,
+        node.POOLER_TYPE,
     )
     return pooler, ShapeSpec(channels=channels.pop(), height=resolution, width=resolution)
