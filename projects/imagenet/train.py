@@ -19,7 +19,6 @@ and the config, 1 for data, checkpoints, and losses that are not finite, 130 aft
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,14 +32,14 @@ from lvt_d2.engine.checks import check_output_dir
 from lvt_d2.errors import ConfigError
 from lvt_imagenet import distributed
 from lvt_imagenet.data import class_names, count_classes, open_train, open_validation
-from lvt_imagenet.evaluation import evaluate
-from lvt_imagenet.loaders import Loader, eval_loader, train_loader
-from lvt_imagenet.models import create_model, read_weights, start_from
+from lvt_imagenet.epochs import fit
+from lvt_imagenet.loaders import eval_loader, train_loader
+from lvt_imagenet.models import create_model
 from lvt_imagenet.settings import read_settings
-from lvt_imagenet.records import Records
 from lvt_imagenet.samples import seed_all
 from lvt_imagenet.store import Store
 from lvt_imagenet.training import Trainer
+from lvt_imagenet.weights import read_weights, start_from
 
 logger = logging.getLogger("lvt_imagenet.train")
 
@@ -126,57 +125,6 @@ def tell(trainer: Trainer, dataset, resume: bool) -> None:
     )
     if resume:
         logger.info("Resumed at epoch %d, update %d", trainer.epoch + 1, trainer.update)
-
-
-def fit(trainer: Trainer, validation: Loader | None, store: Store) -> None:
-    """Train, evaluate and save, epoch by epoch."""
-    settings, main_process = trainer.settings, distributed.is_main()
-    records = None
-    if main_process:
-        records = Records(
-            settings.output, settings.tensorboard, settings.wandb, vars(settings), trainer.epoch
-        )
-
-    def save_state() -> None:
-        state = trainer.state()
-        if main_process:
-            store.save(state)
-
-    end = min(trainer.epochs, settings.stop_after or trainer.epochs)
-    while trainer.epoch < end:
-        begin, epoch, broken = time.perf_counter(), trainer.epoch, trainer.loader.unreadable
-        row = {"epoch": epoch, **trainer.train_epoch(save_state)}
-        metric, averaged = None, False
-        if validation is not None:
-            row |= judge(trainer, validation)
-            metric = max(row["top1"], row.get("ema_top1", 0.0))
-            averaged = row["top1"] < metric
-        lost = torch.tensor(trainer.loader.unreadable - broken, device=trainer.device)
-        row["unreadable"] = int(distributed.total(lost))
-        row["seconds"] = time.perf_counter() - begin
-        state = trainer.state()
-        if main_process:
-            records.write(row)
-            best = trainer.ema.module if averaged else trainer.model
-            weights = {"model": best.state_dict(), "averaged": averaged, "epoch": epoch}
-            store.save_epoch(
-                state, epoch, metric, {**weights, "metrics": row, **trainer.description()}
-            )
-            numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
-            logger.info("%s  best top1 %s", numbers, store.best)
-    if main_process:
-        records.close()
-
-
-def judge(trainer: Trainer, validation: Loader) -> dict[str, float]:
-    """Evaluate the weights and, where there is one, their average."""
-    amp = trainer.settings.amp
-    result = evaluate(trainer.model.eval(), validation, amp)
-    row = {name: result[name] for name in ("top1", "top5", "loss")}
-    if trainer.ema is not None:
-        result = evaluate(trainer.ema.module, validation, amp)
-        row |= {f"ema_{name}": result[name] for name in ("top1", "top5", "loss")}
-    return row
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ def open_validation(
         DatasetError: it has no image, or a class that training has not.
         ConfigError: the format needs something that is not given.
     """
-    own = class_names(_open(settings, settings.val_split, False, None, whole_folder))
+    dataset = _open(settings, settings.val_split, False, None, whole_folder)
+    own = class_names(dataset)
     if not classes or not own or list(classes) == own:
-        return _open(settings, settings.val_split, False, None, whole_folder)
+        return dataset
     check_known(own, classes, f"the validation part of {settings.data or settings.dataset}")
     numbers = {name: number for number, name in enumerate(classes)}
     return _open(settings, settings.val_split, False, numbers, whole_folder)

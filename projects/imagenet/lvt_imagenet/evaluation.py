@@ -59,7 +59,8 @@ def evaluate(
         busy += time.perf_counter() - start
         ranked = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
         loss = F.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.tensor(len(targets))])
+        count = loss.new_tensor(len(targets))
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, count]).double()
         for observe in observers:
             observe(logits, indices)
     seconds = time.perf_counter() - begin

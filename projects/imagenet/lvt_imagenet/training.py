@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import lvt_d2
-from lvt_d2.errors import CheckpointError, ConfigError, NonFiniteLossError
+from lvt_d2.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from lvt_imagenet.data import some
 from lvt_imagenet.distributed import is_main, rank, total, world_size
 from lvt_imagenet.evaluation import AMP
@@ -67,7 +67,7 @@ def create_schedule(
         optimizer: whose rate it sets.
         updates: of an epoch.
     """
-    schedule, epochs = create_scheduler_v2(
+    schedule, _ = create_scheduler_v2(
         optimizer,
         sched=settings.sched,
         num_epochs=settings.epochs,
@@ -80,7 +80,7 @@ def create_schedule(
         step_on_epochs=not settings.sched_on_updates,
         updates_per_epoch=updates,
     )
-    return schedule, epochs
+    return schedule, settings.epochs + settings.cooldown_epochs
 
 
 class Trainer:
@@ -243,6 +243,7 @@ class Trainer:
     def _update(self, batches) -> None:
         """One update of the weights from the batches of its group."""
         settings, count = self.settings, self.settings.grad_accum_steps
+        number = -1
         for number, (images, targets, _) in enumerate(batches):
             seed = seed_of(settings.seed, self.epoch, self.update, number, rank())
             seed_all(seed, self.device)
@@ -252,6 +253,12 @@ class Trainer:
                 loss = self._loss(images, targets) / count
                 self.scaler.scale(loss).backward()
             self.loss_sum += loss.detach()
+        if number < count - 1:
+            raise DatasetError(
+                f"The data ended in epoch {self.epoch + 1}, in update {self.update + 1} of "
+                f"{self.updates}; the number of its images is wrong (--num-samples, or after the | "
+                "of --train-split)"
+            )
         if settings.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = model_parameters(self.model, exclude_head="agc" in settings.clip_mode)

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from lvt_d2.errors import ConfigError, DatasetError
 from lvt_imagenet.data import class_names, open_validation, some
-from lvt_imagenet.models import Weights, create_model, load_weights, read_weights
+from lvt_imagenet.models import create_model
 from lvt_imagenet.onnx_model import OnnxClassifier
 from lvt_imagenet.settings import DEFAULTS, read_yaml, valid
+from lvt_imagenet.weights import Weights, load_weights, read_weights
 
 FROM_CHECKPOINT = (
     "model", "model_kwargs", "in_chans", "img_size", "crop_pct", "interpolation", "mean", "std",

@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from lvt_imagenet.evaluation import RealLabels
-from lvt_imagenet.models import read_weights
 from lvt_imagenet.onnx_model import OnnxClassifier
 from lvt_imagenet.records import read_rows
+from lvt_imagenet.weights import read_weights
 from PIL import Image
 
 from lvt_d2.checkpoint import read_checkpoint
@@ -87,7 +87,7 @@ def official(goldens, synth, tmp_path_factory):
 
 
 def test_official_checkpoint_gives_the_published_logits(official, goldens, synth):
-    from lvt_imagenet.models import load_weights
+    from lvt_imagenet.weights import load_weights
 
     weights = read_weights(str(official))
     model = timm.create_model("lvt_cls").eval()
