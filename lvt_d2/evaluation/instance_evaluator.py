@@ -13,15 +13,17 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from lvt_d2.errors import ConfigError
+from lvt_d2.evaluation.coco_ap import FastCOCOeval
 from lvt_d2.evaluation.ground_truth import PanopticGroundTruth
+from lvt_d2.evaluation.run_lengths import encode_masks, encode_segments
 
 logger = logging.getLogger(__name__)
 # Detectron2's setup shows every level of this project's own loggers.
@@ -95,15 +97,27 @@ class InstanceEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
-            found = instances_to_coco_json(instances, record["image_id"])
-            for detection in found:
-                detection["category_id"] = self._own_id(detection["category_id"])
-            self._detections.extend(found)
+            self._detections.extend(self._found(instances, record["image_id"]))
             if self._truth.available:
                 ids, segments = self._truth.read(record)
                 height, width = ids.shape
                 self._images.append({"id": record["image_id"], "height": height, "width": width})
                 self._objects.extend(self._true_objects(record["image_id"], ids, segments))
+
+    def _found(self, instances: Instances, image_id: int | str) -> list[dict]:
+        """Detections of an image in COCO's format of results."""
+        masks = None
+        if instances.has("pred_masks"):
+            masks = instances.pred_masks
+            instances.remove("pred_masks")  # of the copy that is on the CPU
+        found = instances_to_coco_json(instances, image_id)
+        for detection in found:
+            detection["category_id"] = self._own_id(detection["category_id"])
+        if masks is not None:
+            codes = encode_masks(getattr(masks, "tensor", masks))
+            for detection, code in zip(found, codes, strict=True):
+                detection["segmentation"] = code | {"counts": code["counts"].decode("ascii")}
+        return found
 
     def _own_id(self, label: int) -> int:
         if label not in self._to_own_id:
@@ -118,10 +132,7 @@ class InstanceEvaluator(DatasetEvaluator):
         things = [s for s in segments if s["isthing"]]
         if not things:
             return []
-        thing_ids = np.array([s["id"] for s in things], dtype=ids.dtype)
-        # pycocotools reads masks column by column
-        masks = np.asfortranarray(ids[..., None] == thing_ids)
-        rles = mask_util.encode(masks.view(np.uint8))
+        rles = encode_segments(ids, [s["id"] for s in things])
         return [
             {
                 "image_id": image_id,
@@ -194,7 +205,7 @@ class InstanceEvaluator(DatasetEvaluator):
                 found = truth.loadRes(detections)
             else:  # which loadRes can't read
                 found = self._index(truth.dataset["images"], [])
-            evaluation = COCOeval(truth, found, task)
+            evaluation = FastCOCOeval(truth, found, task)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
