@@ -25,7 +25,6 @@ import torch  # noqa: E402
 from lvt_imagenet.data import open_train  # noqa: E402
 from lvt_imagenet.distributed import pick_device, run  # noqa: E402
 from lvt_imagenet.kinds import arguments  # noqa: E402
-from lvt_imagenet.models import load_weights, read_weights  # noqa: E402
 from lvt_imagenet.settings import Parser, parse  # noqa: E402
 from lvt_imagenet.token_labels import open_labels  # noqa: E402
 from lvt_imagenet.token_labels.annotate import Summary, annotate, copy_maps  # noqa: E402
@@ -39,6 +38,7 @@ from lvt_imagenet.token_labels.output import (  # noqa: E402
     Output,
     check_unique,
 )
+from lvt_imagenet.weights import load_weights, read_weights  # noqa: E402
 from timm.data import ImageDataset, create_transform, resolve_model_data_config  # noqa: E402
 
 import lvt_d2  # noqa: E402, F401
