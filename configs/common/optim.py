@@ -14,8 +14,8 @@ AdamW = L(torch.optim.AdamW)(
     weight_decay=1e-4,
 )
 
-# SegFormer: norms of the backbone are not decayed; the head
-# learns 10 times as fast, and all of it is decayed, its BatchNorm too.
+# SegFormer: norms of the backbone are not decayed; the head learns 10 times as fast, and all of it
+# is decayed, its BatchNorm too. Detectron2's weight_decay_norm would spare that as well.
 AdamW_segformer = L(torch.optim.AdamW)(
     params=L(get_params_by_name)(
         base_lr="${..lr}",
