@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 
 import pytest
 from detectron2.data import DatasetCatalog
@@ -23,7 +24,7 @@ def evaluate(folder, outputs, records):
     evaluators = [
         PanopticEvaluator(NAME, output_dir=f"{folder}/inference"),
         InstanceEvaluator(NAME),
-        SemanticEvaluator(NAME),
+        SemanticEvaluator(NAME, f"{folder}/semantic", save_predictions=True, submission=True),
         PredictionPictures(NAME, f"{folder}/pictures", max_pictures=3),
     ]
     rank, world = comm.get_rank(), comm.get_world_size()
@@ -63,7 +64,10 @@ def test_equal_one_process(panoptic_set, tmp_path):
         assert found.keys() == wanted.keys()
         for task in wanted:
             assert found[task] == pytest.approx(wanted[task], abs=1e-10, nan_ok=True)
-    for folder in ("inference/panoptic", "pictures"):
+    zips = [zipfile.ZipFile(run / "semantic/submission.zip") for run in (one, two)]
+    assert zips[0].namelist() == zips[1].namelist() == ["0000.png", "0001.png", "0002.png"]
+    assert all(zips[0].read(name) == zips[1].read(name) for name in zips[0].namelist())
+    for folder in ("inference/panoptic", "semantic/sem_seg", "pictures"):
         names = [sorted(p.name for p in (run / folder).iterdir()) for run in (one, two)]
         assert names[0] == names[1] and len(names[0]) == 3
     written = [json.loads((run / "inference/predictions.json").read_text()) for run in (one, two)]
