@@ -137,17 +137,19 @@ class PanopticMapper(ImageMapper):
     def _semantic(self, targets: _Targets, codes: np.ndarray) -> torch.Tensor:
         segment_of_code = segment_codes(len(targets.ids))
         size = max(256, int(segment_of_code.max(initial=0)) + 1)
-        labels = np.full(size, self.ignore_label, np.int64)
-        labels[segment_of_code] = targets.semantic
-        return torch.from_numpy(labels[_as_index(codes)])
+        labels = torch.full((size,), self.ignore_label)
+        labels[torch.from_numpy(segment_of_code)] = torch.from_numpy(targets.semantic)
+        index = torch.from_numpy(codes.astype(np.int32))
+        return labels.index_select(0, index.flatten()).view(index.shape)
 
     def _instances(
         self, targets: _Targets, codes: np.ndarray, transforms: T.Transform
     ) -> Instances:
-        wanted = segment_codes(len(targets.ids))[targets.things]
+        codes = np.ascontiguousarray(codes)
+        wanted = segment_codes(len(targets.ids))[targets.things].astype(codes.dtype)
+        masks = codes == wanted[:, None, None]
         # A crop may leave nothing of a thing: it can't be learnt from.
-        pixels = np.bincount(_as_index(codes).ravel(), minlength=wanted.max(initial=0) + 1)
-        kept = pixels[wanted] > 0
+        kept = np.array([mask.any() for mask in masks], bool)
         boxes = Boxes(np.zeros((0, 4)))
         if kept.any() and self.box_source == "json":
             boxes = Boxes(torch.from_numpy(transforms.apply_box(targets.boxes[kept])))
@@ -155,15 +157,9 @@ class PanopticMapper(ImageMapper):
             solid = boxes.nonempty()
             boxes = boxes[solid]
             kept[kept] = solid.numpy()
-        codes = np.ascontiguousarray(codes)
-        wanted = wanted[kept].astype(codes.dtype)
-        masks = BitMasks(torch.from_numpy(codes == wanted[:, None, None]))
+        masks = BitMasks(torch.from_numpy(masks if kept.all() else masks[kept]))
         instances = Instances(tuple(codes.shape))
         instances.gt_boxes = boxes if self.box_source == "json" else masks.get_bounding_boxes()
         instances.gt_classes = torch.from_numpy(targets.classes[kept])
         instances.gt_masks = masks
         return instances
-
-
-def _as_index(codes: np.ndarray) -> np.ndarray:
-    return codes if codes.dtype == np.uint8 else codes.astype(np.int64)

@@ -16,7 +16,7 @@ from detectron2.data.transforms import Augmentation, NoOpTransform, Transform
 from lvt_d2.errors import ConfigError
 
 _WEIGHT_BITS = 11
-_ROWS_AT_ONCE = 16  # rows of the result whose 32-bit intermediates stay in the cache
+_ROWS_AT_ONCE = 64  # rows whose 32-bit intermediates stay in the cache
 
 
 def _neighbours(size: int, new_size: int, one_sided_border: bool) -> tuple[np.ndarray, ...]:
@@ -45,24 +45,55 @@ def resize_bilinear_uint8(image: np.ndarray, new_h: int, new_w: int) -> np.ndarr
         new_w: new width, in pixels.
 
     Returns:
-        (new_h, new_w) or (new_h, new_w, C), uint8.
+        (new_h, new_w) or (new_h, new_w, C), uint8; in memory C comes first, as models want it.
     """
     height, width = image.shape[:2]
-    x0, x1, a0, a1 = _neighbours(width, new_w, one_sided_border=True)
-    y0, y1, b0, b1 = (a[:, None] for a in _neighbours(height, new_h, one_sided_border=False))
-    pixels = image.reshape(height, width, -1)
-    rows = pixels[:, x0] * a0[:, None]
-    rows += pixels[:, x1] * a1[:, None]
-    # Four of the eleven fraction bits go here, so that the next product fits 32 bits.
-    rows >>= 4
-    rows = rows.reshape(height, -1)
-    result = np.empty((new_h, rows.shape[1]), np.uint8)
-    for start in range(0, new_h, _ROWS_AT_ONCE):
+    columns = _neighbours(width, new_w, one_sided_border=True)
+    rows = _neighbours(height, new_h, one_sided_border=False)
+    planes = image.reshape(height, width, -1).transpose(2, 0, 1)
+    result = np.empty((len(planes), new_h, new_w), np.uint8)
+    mixed = np.empty((height, new_w), np.int32)
+    for plane, target in zip(planes, result, strict=True):
+        _mix_columns(plane, columns, out=mixed)
+        _mix_rows(mixed, rows, out=target)
+    return result.transpose(1, 2, 0).reshape(new_h, new_w, *image.shape[2:])
+
+
+def _mix_columns(plane: np.ndarray, columns: tuple[np.ndarray, ...], out: np.ndarray) -> None:
+    """Resize (H, W) uint8 along the rows to (H, new_w) int32 with seven fraction bits.
+
+    Four of the eleven fraction bits go, so that the next product fits 32 bits.
+    """
+    x0, x1, a0, a1 = columns
+    for start in range(0, len(plane), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        mixed = rows[y0[part, 0]] * b0[part] >> 16
-        mixed += rows[y1[part, 0]] * b1[part] >> 16
-        result[part] = (mixed + 2) >> 2
-    return result.reshape(new_h, new_w, *image.shape[2:])
+        pixels = plane[part].astype(np.int32)
+        np.multiply(pixels.take(x0, axis=1), a0, out=out[part])
+        right = pixels.take(x1, axis=1)
+        right *= a1
+        out[part] += right
+        out[part] >>= 4
+
+
+def _mix_rows(mixed: np.ndarray, rows: tuple[np.ndarray, ...], out: np.ndarray) -> None:
+    """Resize what `_mix_columns` returns to (new_h, new_w) uint8.
+
+    Each of the two products loses its lower 16 bits before they are added. One of them has to be
+    masked for this; the shift drops those of the other.
+    """
+    y0, y1, b0, b1 = rows
+    b0, b1 = b0[:, None], b1[:, None]
+    for start in range(0, len(out), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        total = mixed.take(y0[part], axis=0)
+        total *= b0[part]
+        total &= -(1 << 16)
+        lower = mixed.take(y1[part], axis=0)
+        lower *= b1[part]
+        total += lower
+        total += 2 << 16
+        total >>= 18
+        out[part] = total
 
 
 def resize_nearest(labels: np.ndarray, new_h: int, new_w: int) -> np.ndarray:
@@ -70,7 +101,7 @@ def resize_nearest(labels: np.ndarray, new_h: int, new_w: int) -> np.ndarray:
     height, width = labels.shape[:2]
     rows = np.minimum(np.arange(new_h) * (1 / (new_h / height)), height - 1).astype(np.int64)
     columns = np.minimum(np.arange(new_w) * (1 / (new_w / width)), width - 1).astype(np.int64)
-    return labels[:, columns][rows]
+    return labels.take(columns, axis=1).take(rows, axis=0)
 
 
 class BilinearResizeTransform(Transform):
