@@ -13,7 +13,6 @@ from detectron2 import layers
 from detectron2.layers import (
     CNNBlockBase,
     Conv2d,
-    CycleBatchNormList,
     DepthwiseSeparableConv2d,
     FrozenBatchNorm2d,
     LayerNorm,
@@ -272,20 +271,6 @@ def test_layer_norm_over_channels():
     torch.testing.assert_close(norm(x), expected.permute(0, 3, 1, 2))
     assert norm.eps == 1e-6 and norm.normalized_shape == (6,)
     assert norm(x[:0]).shape == (0, 6, 3, 5)
-
-
-def test_cycle_of_norms():
-    cycle = CycleBatchNormList(2, num_features=3)
-    assert set(dict(cycle.named_parameters())) == {"weight", "bias"}
-    nn.init.constant_(cycle.weight, 2)
-    nn.init.constant_(cycle.bias, 1)
-    a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5) + 10
-    for x in (a, b, a):
-        torch.testing.assert_close(cycle(x), F.batch_norm(x, None, None, training=True) * 2 + 1)
-    assert cycle[0].running_mean.abs().max() < 0.5 < cycle[1].running_mean.min()
-    assert cycle[0].num_batches_tracked == 2 and cycle[1].num_batches_tracked == 1
-    plain = CycleBatchNormList(2, bn_class=NaiveSyncBatchNorm, num_features=3, affine=False)
-    assert not list(plain.parameters()) and "affine=False" in repr(plain)
 
 
 @pytest.mark.parametrize("mode", ["", "N"])

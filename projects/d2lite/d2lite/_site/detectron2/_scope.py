@@ -53,7 +53,7 @@ _NAMES = {
     "evaluation": """COCOeval_opt CityscapesEvaluator CityscapesInstanceEvaluator
     CityscapesSemSegEvaluator LVISEvaluator PascalVOCDetectionEvaluator RotatedCOCOEvaluator
     RotatedCOCOeval""",
-    "layers": """ASPP DeformConv ModulatedDeformConv ROIAlignRotated
+    "layers": """ASPP CycleBatchNormList DeformConv ModulatedDeformConv ROIAlignRotated
     batched_nms_rotated deform_conv modulated_deform_conv nms_rotated pairwise_iou_rotated
     paste_mask_in_image_old roi_align_rotated""",
     "modeling": """AnyNet BaseKeypointRCNNHead BasicBlock BasicStem BottleneckBlock

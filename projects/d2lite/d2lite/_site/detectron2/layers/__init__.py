@@ -3,13 +3,7 @@
 # ruff: noqa: F401
 from detectron2._scope import missing_attribute
 
-from .batch_norm import (
-    CycleBatchNormList,
-    FrozenBatchNorm2d,
-    LayerNorm,
-    NaiveSyncBatchNorm,
-    get_norm,
-)
+from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
 from .losses import ciou_loss, diou_loss
 from .mask_ops import paste_masks_in_image

@@ -1,5 +1,6 @@
 """Normalisation layers, and their short names in configs."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -23,8 +24,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
+        self.num_features, self.eps = num_features, eps
         self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -34,13 +34,7 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
             return F.batch_norm(
-                x,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=False,
-                eps=self.eps,
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         # batch_norm's backward would also spend memory on the gradients of the affine factors.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -83,11 +77,9 @@ def _convert(module: nn.Module, from_types: tuple[type, ...], to_type: type) -> 
                 module.add_module(name, converted)
         return module
     result = to_type(module.num_features).to(module.running_mean.device)
-    if module.weight is not None:
-        result.weight.data = module.weight.data.clone().detach()
-        result.bias.data = module.bias.data.clone().detach()
-    result.running_mean.data = module.running_mean.data.clone().detach()
-    result.running_var.data = module.running_var.data.clone().detach()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(module, name) is not None:
+            getattr(result, name).data = getattr(module, name).data.clone()
     result.eps = module.eps
     result.num_batches_tracked = module.num_batches_tracked
     return result
@@ -110,8 +102,6 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     if norm is None or norm == "":
         return None
     if isinstance(norm, str):
-        if norm not in _NORMS:
-            raise KeyError(f"unknown norm {norm!r}; expected one of {sorted(_NORMS)} or a callable")
         norm = _NORMS[norm]
     return norm(out_channels)
 
@@ -155,43 +145,15 @@ class NaiveSyncBatchNorm(BatchNorm2d):
             moments = torch.cat([x.mean([0, 2, 3]), (x * x).mean([0, 2, 3])])
             mean, square = (differentiable_all_reduce(moments) / dist.get_world_size()).split(C)
             return mean, square, self.momentum
-        if B == 0:
-            # The sum of nothing keeps the input in the graph.
-            sums = x.new_zeros(2 * C + 1) + x.sum()
-        else:
+        # The sum of nothing keeps the input in the graph.
+        sums = x.new_zeros(2 * C + 1) + x.sum()
+        if B > 0:
             sums = B * torch.cat([x.mean([0, 2, 3]), (x * x).mean([0, 2, 3]), x.new_ones(1)])
         sums = differentiable_all_reduce(sums)
         images = sums[-1].detach()
         mean, square, _ = (sums / images.clamp(min=1)).split([C, C, 1])
         # No images anywhere: no update.
         return mean, square, images.clamp(max=1) * self.momentum
-
-
-class CycleBatchNormList(nn.ModuleList):
-    """Several BatchNorms that take turns by call, such as one per FPN level; affine factors shared.
-
-    A shared head that sees the levels in a fixed order thus has statistics of each.
-    """
-
-    def __init__(self, length: int, bn_class: type = nn.BatchNorm2d, **kwargs):
-        """Make ``length`` layers ``bn_class(**kwargs)``; ``affine`` (True) is that of the list."""
-        self._affine = kwargs.pop("affine", True)
-        super().__init__([bn_class(**kwargs, affine=False) for _ in range(length)])
-        if self._affine:
-            channels = self[0].num_features
-            self.weight = nn.Parameter(torch.ones(channels))
-            self.bias = nn.Parameter(torch.zeros(channels))
-        self._pos = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self[self._pos](x)
-        self._pos = (self._pos + 1) % len(self)
-        if not self._affine:
-            return x
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
-
-    def extra_repr(self) -> str:
-        return f"affine={self._affine}"
 
 
 class LayerNorm(nn.Module):
@@ -201,8 +163,7 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(normalized_shape))
         self.bias = nn.Parameter(torch.zeros(normalized_shape))
-        self.eps = eps
-        self.normalized_shape = (normalized_shape,)
+        self.eps, self.normalized_shape = eps, (normalized_shape,)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - x.mean(1, keepdim=True)
@@ -210,21 +171,13 @@ class LayerNorm(nn.Module):
         return self.weight[:, None, None] * x + self.bias[:, None, None]
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels)
-
-
-def _naive_sync_by_images(channels: int) -> NaiveSyncBatchNorm:
-    return NaiveSyncBatchNorm(channels, stats_mode="N")
-
-
 _NORMS = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
-    "GN": _group_norm,
+    "GN": functools.partial(nn.GroupNorm, 32),
     "nnSyncBN": nn.SyncBatchNorm,
     "naiveSyncBN": NaiveSyncBatchNorm,
-    "naiveSyncBN_N": _naive_sync_by_images,
+    "naiveSyncBN_N": functools.partial(NaiveSyncBatchNorm, stats_mode="N"),
     "LN": LayerNorm,
 }

@@ -18,9 +18,7 @@ class CNNBlockBase(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     def freeze(self) -> "CNNBlockBase":
         """Exclude all parameters from training and fix all BatchNorms, in place.
@@ -64,25 +62,13 @@ class DepthwiseSeparableConv2d(nn.Module):
             activation2: function after that norm.
         """
         super().__init__()
-        self.depthwise = Conv2d(
-            in_channels,
-            in_channels,
-            kernel_size=kernel_size,
-            padding=padding,
-            dilation=dilation,
-            groups=in_channels,
-            bias=not norm1,
-            norm=get_norm(norm1, in_channels),
-            activation=activation1,
+        shape = dict(
+            kernel_size=kernel_size, padding=padding, dilation=dilation, groups=in_channels
         )
-        self.pointwise = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size=1,
-            bias=not norm2,
-            norm=get_norm(norm2, out_channels),
-            activation=activation2,
-        )
+        after1 = dict(bias=not norm1, norm=get_norm(norm1, in_channels), activation=activation1)
+        after2 = dict(bias=not norm2, norm=get_norm(norm2, out_channels), activation=activation2)
+        self.depthwise = Conv2d(in_channels, in_channels, **shape, **after1)
+        self.pointwise = Conv2d(in_channels, out_channels, kernel_size=1, **after2)
         weight_init.c2_msra_fill(self.depthwise)
         weight_init.c2_msra_fill(self.pointwise)
 

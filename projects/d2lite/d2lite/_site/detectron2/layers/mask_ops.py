@@ -8,13 +8,11 @@ from torch.nn import functional as F
 
 from detectron2._scope import missing_attribute
 
-__all__ = ["paste_masks_in_image"]
-
 __getattr__ = missing_attribute(__name__)
 
 BYTES_PER_FLOAT = 4
+# Bytes that the sampled masks of one chunk may take on a GPU.
 GPU_MEM_LIMIT = 1024**3
-"""Bytes that the sampled masks of one chunk may take on a GPU."""
 
 
 def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_empty: bool = True):
@@ -46,8 +44,7 @@ def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_em
     y = (y - y0) / (y1 - y0) * 2 - 1
     shape = (masks.shape[0], y.shape[1], x.shape[1])
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
-    if not masks.is_floating_point():
-        masks = masks.float()
+    masks = masks if masks.is_floating_point() else masks.float()
     sampled = F.grid_sample(masks, grid.to(masks.dtype), align_corners=False)[:, 0]
     if skip_empty and not torch.jit.is_scripting():
         return sampled, (slice(y_first, y_last), slice(x_first, x_last))
@@ -88,20 +85,13 @@ def paste_masks_in_image(
     if not on_cpu and not torch.jit.is_scripting():
         chunk = int(GPU_MEM_LIMIT // (img_h * img_w * BYTES_PER_FLOAT))
         assert chunk > 0, "Default GPU_MEM_LIMIT in mask_ops.py is too small; try increasing it"
-    result = torch.zeros(
-        [N, img_h, img_w],
-        dtype=torch.bool if threshold >= 0 else torch.uint8,
-        device=boxes.device,
-    )
+    dtype = torch.bool if threshold >= 0 else torch.uint8
+    result = torch.zeros([N, img_h, img_w], dtype=dtype, device=boxes.device)
     for first in range(0, N, chunk):
         last = min(first + chunk, N)
-        sampled, where = _do_paste_mask(
-            masks[first:last, None, :, :], boxes[first:last], img_h, img_w, skip_empty=on_cpu
-        )
-        if threshold >= 0:
-            sampled = sampled >= threshold
-        else:
-            sampled = (sampled * 255).to(torch.uint8)
+        part = masks[first:last, None, :, :]
+        sampled, where = _do_paste_mask(part, boxes[first:last], img_h, img_w, skip_empty=on_cpu)
+        sampled = sampled >= threshold if threshold >= 0 else (sampled * 255).to(torch.uint8)
         if torch.jit.is_scripting():
             result[first:last] = sampled
         else:

@@ -1,11 +1,9 @@
 """Non-maximum suppression."""
 
 from torch import Tensor
-from torchvision.ops import boxes as box_ops, nms
+from torchvision.ops import boxes as box_ops, nms  # noqa: F401
 
 from detectron2._scope import missing_attribute
-
-__all__ = ["batched_nms", "nms"]
 
 __getattr__ = missing_attribute(__name__)
 

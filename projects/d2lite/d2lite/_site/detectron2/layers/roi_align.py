@@ -11,11 +11,7 @@ class ROIAlign(nn.Module):
     """Average bilinear samples of a feature map on a grid over each region."""
 
     def __init__(
-        self,
-        output_size: int | tuple[int, int],
-        spatial_scale: float,
-        sampling_ratio: int,
-        aligned: bool = True,
+        self, output_size, spatial_scale: float, sampling_ratio: int, aligned: bool = True
     ):
         """Set the grid.
 
@@ -27,10 +23,8 @@ class ROIAlign(nn.Module):
                 False is the first version of the operation, off by half a pixel.
         """
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        self.output_size, self.spatial_scale = output_size, spatial_scale
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Pool (B, C, H, W) over regions.
@@ -48,18 +42,9 @@ class ROIAlign(nn.Module):
         dtype = input.dtype
         if dtype == torch.bfloat16:  # torchvision has no kernel for it
             input = input.float()
-        return roi_align(
-            input,
-            rois.to(dtype=input.dtype),
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
-        ).to(dtype)
+        size, scale, ratio = self.output_size, self.spatial_scale, self.sampling_ratio
+        return roi_align(input, rois.to(input.dtype), size, scale, ratio, self.aligned).to(dtype)
 
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}(output_size={self.output_size}, "
-            f"spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}, "
-            f"aligned={self.aligned})"
-        )
+    def extra_repr(self) -> str:
+        names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

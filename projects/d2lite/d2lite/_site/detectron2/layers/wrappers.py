@@ -24,9 +24,7 @@ def shapes_to_tensor(x: List[int], device: Optional[torch.device] = None) -> Ten
     if torch.jit.is_scripting():
         return torch.as_tensor(x, device=device)
     if torch.jit.is_tracing():
-        assert all(isinstance(size, Tensor) for size in x), (
-            f"Shapes should be tensors during tracing, got {x}"
-        )
+        assert all(isinstance(size, Tensor) for size in x), "Shapes must be tensors in tracing!"
         shape = torch.stack(x)
         # A move to where it is already would write the device into the graph.
         return shape if device is None or shape.device == device else shape.to(device)
@@ -55,9 +53,7 @@ def cat(tensors: List[Tensor], dim: int = 0) -> Tensor:  # noqa: UP006
 def nonzero_tuple(x: Tensor):
     """``x.nonzero(as_tuple=True)`` that TorchScript can compile."""
     if torch.jit.is_scripting():
-        if x.dim() == 0:
-            return x.unsqueeze(0).nonzero().unbind(1)
-        return x.nonzero().unbind(1)
+        return torch.atleast_1d(x).nonzero().unbind(1)
     return x.nonzero(as_tuple=True)
 
 
@@ -98,15 +94,13 @@ class Conv2d(nn.Conv2d):
             **kwargs: of ``torch.nn.Conv2d``.
         """
         super().__init__(*args, **kwargs)
-        self.norm = norm
-        self.activation = activation
+        self.norm, self.activation = norm, activation
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # TorchScript knows no SyncBatchNorm
             self._check_batch(x)
-        x = F.conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        x = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:

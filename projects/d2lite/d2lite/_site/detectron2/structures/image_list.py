@@ -18,8 +18,7 @@ class ImageList:
     """
 
     def __init__(self, tensor: Tensor, image_sizes: List[Tuple[int, int]]):  # noqa: UP006
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+        self.tensor, self.image_sizes = tensor, image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -65,8 +64,7 @@ class ImageList:
         square_size = 0
         if padding_constraints is not None:
             square_size = padding_constraints.get("square_size", 0)
-            if "size_divisibility" in padding_constraints:
-                size_divisibility = padding_constraints["size_divisibility"]
+            size_divisibility = padding_constraints.get("size_divisibility", size_divisibility)
 
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         if not torch.jit.is_scripting():
@@ -78,8 +76,8 @@ class ImageList:
         if square_size > 0:
             height = width = square_size
         if size_divisibility > 1:
-            height = (height + size_divisibility - 1) // size_divisibility * size_divisibility
-            width = (width + size_divisibility - 1) // size_divisibility * size_divisibility
+            height += -height % size_divisibility
+            width += -width % size_divisibility
 
         if len(tensors) == 1:
             margin = [0, width - image_sizes[0][1], 0, height - image_sizes[0][0]]
@@ -91,24 +89,13 @@ class ImageList:
         return ImageList(batch, image_sizes)
 
 
-def _from_tensors_traced(
-    tensors: list[Tensor],
-    size_divisibility: int,
-    pad_value: float,
-    square_size: int,
-) -> ImageList:
+def _from_tensors_traced(tensors, size_divisibility: int, pad_value: float, square_size: int):
     sizes = [shapes_to_tensor([image.shape[-2], image.shape[-1]]) for image in tensors]
     largest = torch.stack(sizes).amax(0)
     if square_size > 0:
         largest = torch.full_like(largest, square_size)
     if size_divisibility > 1:
-        largest = torch.div(
-            largest + (size_divisibility - 1), size_divisibility, rounding_mode="floor"
-        )
-        largest = largest * size_divisibility
-    height, width = largest[0], largest[1]
-    padded = []
-    for image, size in zip(tensors, sizes, strict=True):
-        margin = [0, width - size[1], 0, height - size[0]]
-        padded.append(F.pad(image, margin, value=pad_value))
+        largest = (largest + (size_divisibility - 1)) // size_divisibility * size_divisibility
+    margins = [[0, largest[1] - size[1], 0, largest[0] - size[0]] for size in sizes]
+    padded = [F.pad(x, m, value=pad_value) for x, m in zip(tensors, margins, strict=True)]
     return ImageList(torch.stack(padded), sizes)

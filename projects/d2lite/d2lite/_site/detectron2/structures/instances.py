@@ -22,8 +22,7 @@ class Instances:
             image_size: height and width in pixels.
             **kwargs: fields, by name.
         """
-        self._image_size = image_size
-        self._fields: dict[str, Any] = {}
+        self._image_size, self._fields = image_size, {}
         for name, value in kwargs.items():
             self.set(name, value)
 
@@ -54,9 +53,8 @@ class Instances:
             # `len` makes an integer, which lengths that depend on values have none of in export.
             length = value.__len__() if torch.compiler.is_compiling() else len(value)
             expected = self.__len__() if self._fields else length
-        assert expected == length, (
-            f"Adding a field of length {length} to a Instances of length {expected}"
-        )
+        message = f"Adding a field of length {length} to a Instances of length {expected}"
+        assert expected == length, message
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
@@ -122,8 +120,7 @@ class Instances:
             return instance_lists[0]
         image_size = instance_lists[0].image_size
         if not isinstance(image_size, torch.Tensor):  # a tensor when traced
-            for instances in instance_lists[1:]:
-                assert instances.image_size == image_size
+            assert all(i.image_size == image_size for i in instance_lists)
         result = Instances(image_size)
         for name in instance_lists[0]._fields:
             result.set(name, _cat_field([i.get(name) for i in instance_lists]))
@@ -131,11 +128,8 @@ class Instances:
 
     def __str__(self) -> str:
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        return (
-            f"{self.__class__.__name__}(num_instances={len(self)}, "
-            f"image_height={self._image_size[0]}, image_width={self._image_size[1]}, "
-            f"fields=[{fields}])"
-        )
+        size = f"image_height={self._image_size[0]}, image_width={self._image_size[1]}"
+        return f"{type(self).__name__}(num_instances={len(self)}, {size}, fields=[{fields}])"
 
     __repr__ = __str__
 

@@ -51,12 +51,8 @@ def rasterize_polygons_within_box(
     """
     scale_x = mask_size / max(box[2] - box[0], 0.1)
     scale_y = mask_size / max(box[3] - box[1], 0.1)
-    moved = []
-    for polygon in polygons:
-        corners = np.empty_like(polygon)
-        corners[0::2] = (polygon[0::2] - box[0]) * scale_x
-        corners[1::2] = (polygon[1::2] - box[1]) * scale_y
-        moved.append(corners)
+    start, scale = np.array(box[:2]), (scale_x, scale_y)
+    moved = [((polygon.reshape(-1, 2) - start) * scale).reshape(-1) for polygon in polygons]
     return torch.from_numpy(polygons_to_bitmask(moved, mask_size, mask_size))
 
 
@@ -84,8 +80,7 @@ class BitMasks:
         else:
             tensor = torch.as_tensor(tensor, dtype=torch.bool, device=torch.device("cpu"))
         assert tensor.dim() == 3, tensor.size()
-        self.image_size = tensor.shape[1:]
-        self.tensor = tensor
+        self.image_size, self.tensor = tensor.shape[1:], tensor
 
     def to(self, *args: Any, **kwargs: Any) -> "BitMasks":
         return BitMasks(self.tensor.to(*args, **kwargs))
@@ -103,9 +98,7 @@ class BitMasks:
         if isinstance(item, int):
             return BitMasks(self.tensor[item].unsqueeze(0))
         masks = self.tensor[item]
-        assert masks.dim() == 3, (
-            f"Indexing on BitMasks with {item} returns a tensor with shape {masks.shape}!"
-        )
+        assert masks.dim() == 3, f"Indexing with {item} returns a tensor with shape {masks.shape}!"
         return BitMasks(masks)
 
     def __iter__(self):
@@ -163,18 +156,13 @@ class BitMasks:
 
     def get_bounding_boxes(self) -> Boxes:
         """Smallest boxes around the masks, on the CPU; zeros around an empty one."""
-        sides = []
-        for dim in (1, 2):  # over rows: the extent in x; over columns: in y
-            hit = self.tensor.any(dim=dim).cpu()
-            place = torch.arange(hit.shape[1]).expand_as(hit)
-            first = torch.where(hit, place, hit.shape[1])
-            last = torch.where(hit, place + 1, 0)
-            if hit.shape[1] == 0:
-                first = last = place.new_zeros(len(hit), 1)
-            sides.append((first.amin(1), last.amax(1)))
-        (x0, x1), (y0, y1) = sides
-        boxes = torch.stack([x0, y0, x1, y1], dim=1)
-        return Boxes(boxes * (x1 > 0)[:, None])
+        boxes = torch.zeros(len(self), 4)
+        columns, rows = self.tensor.any(dim=1).cpu(), self.tensor.any(dim=2).cpu()
+        for box, x, y in zip(boxes, columns, rows, strict=True):
+            if x.any():
+                x, y = x.nonzero(), y.nonzero()
+                box.copy_(torch.cat([x[0], y[0], x[-1] + 1, y[-1] + 1]))
+        return Boxes(boxes)
 
     @staticmethod
     def cat(bitmasks_list: list["BitMasks"]) -> "BitMasks":
@@ -197,10 +185,7 @@ class PolygonMasks:
             ValueError: not lists, an odd number of coordinates, or fewer than six.
         """
         if not isinstance(polygons, list):
-            raise ValueError(
-                "Cannot create PolygonMasks: Expect a list of list of polygons per image. "
-                f"Got '{type(polygons)}' instead."
-            )
+            raise ValueError(f"Expect a list of list of polygons per image, not {type(polygons)}")
         self.polygons: list[list[np.ndarray]] = [_instance_polygons(p) for p in polygons]
 
     def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
@@ -235,10 +220,10 @@ class PolygonMasks:
             ValueError: a tensor that is neither bool nor of integers.
             AssertionError: a mask that is not one-dimensional.
         """
-        if isinstance(item, int):
-            return PolygonMasks([self.polygons[item]])
         if isinstance(item, slice):
             return PolygonMasks(self.polygons[item])
+        if isinstance(item, int):
+            item = [item]
         if isinstance(item, (Tensor, np.ndarray)):
             item = torch.as_tensor(item)
             if item.dtype == torch.bool:
@@ -293,10 +278,7 @@ class PolygonMasks:
 
 def _instance_polygons(polygons: list) -> list[np.ndarray]:
     if not isinstance(polygons, list):
-        raise ValueError(
-            "Cannot create polygons: Expect a list of polygons per instance. "
-            f"Got '{type(polygons)}' instead."
-        )
+        raise ValueError(f"Expect a list of polygons per instance, not {type(polygons)}")
     arrays = [p.cpu().numpy() if isinstance(p, Tensor) else np.asarray(p) for p in polygons]
     for array in arrays:
         if len(array) % 2 != 0 or len(array) < 6:
@@ -313,9 +295,7 @@ class ROIMasks:
 
     def __init__(self, tensor: Tensor):
         if tensor.dim() != 3:
-            raise ValueError(
-                f"ROIMasks must take masks of 3 dimensions, got the shape {tensor.shape}"
-            )
+            raise ValueError(f"ROIMasks take masks of 3 dimensions, not of shape {tensor.shape}")
         self.tensor = tensor
 
     def to(self, device: device) -> "ROIMasks":
@@ -336,9 +316,7 @@ class ROIMasks:
         """
         masks = self.tensor[item]
         if masks.dim() != 3:
-            raise ValueError(
-                f"Indexing on ROIMasks with {item} returns a tensor with shape {masks.shape}!"
-            )
+            raise ValueError(f"Indexing with {item} returns a tensor with shape {masks.shape}!")
         return ROIMasks(masks)
 
     @torch.jit.unused
@@ -356,10 +334,9 @@ class ROIMasks:
         """
         from detectron2.utils.memory import retry_if_cuda_oom
 
+        paste = paste_masks_in_image
         if not torch.jit.is_tracing():
-            paste = retry_if_cuda_oom(paste_masks_in_image)
+            paste = retry_if_cuda_oom(paste)
         elif isinstance(height, Tensor):
             paste = _paste_masks_tensor_shape
-        else:
-            paste = paste_masks_in_image
         return BitMasks(paste(self.tensor, boxes.tensor, (height, width), threshold=threshold))
