@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lvt_d2.engine.config import dotted_keys
-from lvt_d2.errors import ConfigError, LVTError
+from lvt_d2.errors import ConfigError, DatasetFileNotFoundError, LVTError
 
 # What constructors raise where their arguments are wrong.
 _REFUSALS = (
@@ -31,11 +31,18 @@ def build(section: DictConfig | ListConfig, key: str):
 
     Raises:
         ConfigError: the section can't be built; says which argument is to blame where that shows.
+        DatasetFileNotFoundError: a file that it reads does not exist.
     """
     try:
         return instantiate(section)
     except LVTError:
         raise
+    except FileNotFoundError as error:
+        raise DatasetFileNotFoundError(
+            f"{key}{_target(section)} needs {error.filename}, which does not exist. Registered "
+            "sets are looked for in the folder that DETECTRON2_DATASETS names (by default "
+            "./datasets), laid out as datasets/README.md shows"
+        ) from error
     except _REFUSALS as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(

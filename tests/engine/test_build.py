@@ -3,7 +3,7 @@ from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
 
 from lvt_d2.engine import build
-from lvt_d2.errors import ConfigError, DatasetError
+from lvt_d2.errors import ConfigError, DatasetError, DatasetFileNotFoundError
 
 
 class Leaf:
@@ -64,3 +64,11 @@ def test_errors_with_a_remedy_and_bugs_pass():
 
     with pytest.raises(ZeroDivisionError):
         build(L(bug)(), "model")
+
+
+def test_missing_files(tmp_path):
+    path = str(tmp_path / "instances.json")
+    with pytest.raises(DatasetFileNotFoundError) as error:
+        build(L(open)(file=path), "dataloader.train")
+    text = str(error.value)
+    assert path in text and text.startswith("dataloader.train") and "DETECTRON2_DATASETS" in text
