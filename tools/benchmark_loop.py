@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 import lvt_d2  # noqa: I001  decides which engine answers to the imports below
 import torch
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import CosineParamScheduler
 from lvt_d2.checkpoint import LVTCheckpointer
@@ -134,7 +134,7 @@ def measure(build: Callable[[int, str], SimpleTrainer], iterations: int) -> tupl
     """
     times = []
 
-    class Clock(hooks.HookBase):
+    class Clock(HookBase):
         def after_step(self) -> None:
             times.append((time.perf_counter(), time.process_time()))
 

@@ -191,6 +191,15 @@ def test_nan_in_one_of_two_processes(tmp_path):
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_accumulation(trained, tmp_path):
+    folder, _ = trained
+    options = ("dataloader.train.batch_size=2", "train.accumulate=2")
+    done = _run(tmp_path, "--num-gpus", "0", *options)
+    assert done.returncode == 0, done.stderr
+    for name, value in _weights(folder).items():
+        assert torch.allclose(value, _weights(tmp_path)[name], atol=1e-6), name
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_on_cpu(tmp_path, dtype):
     done = _run(tmp_path, "--num-gpus", "0", "train.amp.enabled=True", f"train.amp.dtype={dtype}")
@@ -352,5 +361,6 @@ def test_interrupt_ends_quickly(tmp_path):
 def test_docstring_names_every_key_that_is_read():
     text = TOOL.read_text()
     docstring, code = text.split('"""', 2)[1:]
+    code += (ROOT / "lvt_d2/engine/training.py").read_text()
     for key in set(re.findall(r"cfg\.(?:train|dataloader|optimizer)\.([a-z_]+)", code)):
         assert key in docstring, key

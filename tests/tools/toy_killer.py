@@ -82,7 +82,7 @@ def main(folder, kills, seed):
         child = start(tool, folder, 3 if last < 0 else 100 + number)
         if rng.random() < 0.9:  # else it is killed before training has begun
             wait_for_start(Path(f"{folder}.log"), seen)
-        time.sleep(rng.uniform(0.0, 1.0))
+        time.sleep(rng.uniform(0.0, 1.5))
         kill(child)
         begun, seen = resumed_iteration(Path(f"{folder}.log"), seen)
         assert begun in (None, last + 1), f"started from {begun}, last checkpoint {last}"
