@@ -82,6 +82,13 @@ def test_merged_segments_hold_what_is_documented():
     assert (panoptic[0, :8] == torch.tensor([0, 2, 2, 2, 2, 2, 2, 2])).all()
 
 
+def test_merge_of_nothing():
+    segments = combine_semantic_and_instance_outputs(
+        instances([], []), torch.zeros(20, 20, dtype=torch.int64), 0.5, 10, 0.5
+    )
+    assert segments[0].dtype == torch.int32 and not segments[0].any() and segments[1] == []
+
+
 def test_limits_of_the_merge():
     results = instances([square(0, 0, 10), square(0, 5, 10)], [0.9, 0.5])
     semantic = torch.ones(20, 20, dtype=torch.int64)

@@ -34,9 +34,7 @@ class BufferList(nn.Module):
         return iter(self._buffers.values())
 
 
-def _create_grid_offsets(
-    size: list[int], stride: int, offset: float, target_device_tensor: torch.Tensor
-):
+def _create_grid_offsets(size: list[int], stride: int, offset: float, target_device_tensor):
     """Coordinates x and y, in pixels, of all points of a (height, width) grid, row by row."""
     start = offset * stride
     shifts = [torch.arange(start, n * stride, step=stride, dtype=torch.float32) for n in size]
@@ -53,9 +51,7 @@ def _broadcast_params(params, num_features: int, name: str) -> list:
         return [params] * num_features
     if len(params) == 1:
         return list(params) * num_features
-    assert len(params) == num_features, (
-        f"Got {name} of length {len(params)} for {num_features} input features!"
-    )
+    assert len(params) == num_features, f"{name} of length {len(params)}, not {num_features}!"
     return params
 
 

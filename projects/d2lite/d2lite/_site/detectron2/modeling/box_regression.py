@@ -10,8 +10,6 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.structures import Boxes
 
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
-
 # Largest log of a change of size; keeps `exp` finite.
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 

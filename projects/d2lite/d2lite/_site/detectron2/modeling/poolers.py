@@ -9,8 +9,6 @@ from torchvision.ops import RoIPool
 from detectron2.layers import ROIAlign, cat, nonzero_tuple
 from detectron2.structures import Boxes
 
-__all__ = ["ROIPooler"]
-
 
 def assign_boxes_to_levels(
     box_lists: list[Boxes],
@@ -72,9 +70,8 @@ class ROIPooler(nn.Module):
         super().__init__()
         if isinstance(output_size, int):
             output_size = (output_size, output_size)
-        assert len(output_size) == 2 and all(isinstance(side, int) for side in output_size), (
-            f"output_size of ROIPooler must be one or two integers, not {output_size}"
-        )
+        assert len(output_size) == 2, f"output_size must be one or two integers, not {output_size}"
+        assert isinstance(output_size[0], int) and isinstance(output_size[1], int)
         self.output_size = size = (output_size[0], output_size[1])
         if pooler_type == "ROIPool":
             poolers = [RoIPool(size, scale) for scale in scales]

@@ -23,19 +23,15 @@ def detector_postprocess(
     Returns:
         `Instances` of the wanted size; ``pred_masks`` is bool (N, output_height, output_width).
     """
-    new_size = (output_height, output_width)
-    scale_y, scale_x = (
-        # In tracing sizes are tensors, and the division must be recorded in floats.
-        (new.float() if isinstance(new, torch.Tensor) else new) / old
-        for new, old in zip(new_size, results.image_size, strict=True)
-    )
-    if isinstance(output_width, torch.Tensor):
-        new_size = torch.stack(new_size)
-    results = Instances(new_size, **results.get_fields())
-    assert results.has("pred_boxes") or results.has("proposal_boxes"), (
-        "Predictions must contain boxes!"
-    )
-    output_boxes = results.get("pred_boxes" if results.has("pred_boxes") else "proposal_boxes")
+    size = (output_height, output_width)
+    # In tracing sizes are tensors of integers: the product makes them floats.
+    scale_y = 1.0 * output_height / results.image_size[0]
+    scale_x = 1.0 * output_width / results.image_size[1]
+    traced = isinstance(output_width, torch.Tensor)
+    results = Instances(torch.stack(size) if traced else size, **results.get_fields())
+    boxes = [name for name in ("pred_boxes", "proposal_boxes") if results.has(name)]
+    assert boxes, "Predictions must contain boxes!"
+    output_boxes = results.get(boxes[0])
     output_boxes.scale(scale_x, scale_y)
     output_boxes.clip(results.image_size)
     results = results[output_boxes.nonempty()]
@@ -43,9 +39,7 @@ def detector_postprocess(
     if results.has("pred_masks"):
         masks = results.pred_masks
         masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0, :, :])
-        results.pred_masks = masks.to_bitmasks(
-            results.pred_boxes, output_height, output_width, mask_threshold
-        ).tensor
+        results.pred_masks = masks.to_bitmasks(results.pred_boxes, *size, mask_threshold).tensor
     if results.has("pred_keypoints"):
         results.pred_keypoints[:, :, 0] *= scale_x
         results.pred_keypoints[:, :, 1] *= scale_y

@@ -19,8 +19,6 @@ from .meta_arch import GeneralizedRCNN
 from .postprocessing import detector_postprocess
 from .roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 
-__all__ = ["DatasetMapperTTA", "GeneralizedRCNNWithTTA"]
-
 
 class DatasetMapperTTA:
     """Makes an input in several sizes, and mirrored.
@@ -56,15 +54,18 @@ class DatasetMapperTTA:
         for min_size, flip in itertools.product(self.min_sizes, flips):
             recipe = [T.ResizeShortestEdge(min_size, self.max_size), *flip]
             new_image, transforms = T.apply_augmentations(recipe, np.copy(image))
-            result = copy.deepcopy(dataset_dict)
-            results.append(
-                result | {"transforms": before + transforms, "image": _to_tensor(new_image)}
-            )
+            new = {"transforms": before + transforms, "image": _to_tensor(new_image)}
+            results.append(copy.deepcopy(dataset_dict) | new)
         return results
 
 
 def _to_tensor(image):
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _transformed(boxes, transform):
+    moved = transform.apply_box(boxes.tensor.cpu().numpy())
+    return torch.from_numpy(moved).to(boxes.device)
 
 
 class GeneralizedRCNNWithTTA(nn.Module):
@@ -102,8 +103,8 @@ class GeneralizedRCNNWithTTA(nn.Module):
         """A copy of an input, with its image read and its original size known."""
         inputs = copy.copy(inputs)
         if "image" not in inputs:
-            image = read_image(inputs.pop("file_name"), self.model.input_format)
-            inputs["image"] = _to_tensor(image)
+            file_name = inputs.pop("file_name")
+            inputs["image"] = _to_tensor(read_image(file_name, self.model.input_format))
         if "height" not in inputs and "width" not in inputs:
             inputs["height"], inputs["width"] = inputs["image"].shape[1:]
         return inputs
@@ -151,11 +152,8 @@ class GeneralizedRCNNWithTTA(nn.Module):
     def _get_augmented_boxes(self, augmented_inputs, transforms):
         """Boxes of all versions in the original coordinates, their scores and classes."""
         outputs = self._batch_inference(augmented_inputs)
-        boxes = []
-        for output, transform in zip(outputs, transforms, strict=True):
-            found = output.pred_boxes.tensor
-            original = transform.inverse().apply_box(found.cpu().numpy())
-            boxes.append(torch.from_numpy(original).to(found.device))
+        pairs = zip(outputs, transforms, strict=True)
+        boxes = [_transformed(output.pred_boxes, t.inverse()) for output, t in pairs]
         scores = torch.cat([output.scores for output in outputs])
         return torch.cat(boxes), scores, torch.cat([output.pred_classes for output in outputs])
 
@@ -171,13 +169,11 @@ class GeneralizedRCNNWithTTA(nn.Module):
 
     def _rescale_detected_boxes(self, augmented_inputs, merged_instances, transforms):
         """The merged instances in the coordinates of every version."""
-        instances, found = [], merged_instances.pred_boxes.tensor
+        instances, fields = [], merged_instances.get_fields()
         for inputs, transform in zip(augmented_inputs, transforms, strict=True):
-            boxes = torch.from_numpy(transform.apply_box(found.cpu().numpy())).to(found.device)
-            rescaled = Instances(inputs["image"].shape[1:3], pred_boxes=Boxes(boxes))
-            rescaled.pred_classes = merged_instances.pred_classes
-            rescaled.scores = merged_instances.scores
-            instances.append(rescaled)
+            boxes = Boxes(_transformed(merged_instances.pred_boxes, transform))
+            size = inputs["image"].shape[1:3]
+            instances.append(Instances(size, **fields | {"pred_boxes": boxes}))
         return instances
 
     def _reduce_pred_masks(self, outputs, transforms):

@@ -53,8 +53,8 @@ class Instances:
             # `len` makes an integer, which lengths that depend on values have none of in export.
             length = value.__len__() if torch.compiler.is_compiling() else len(value)
             expected = self.__len__() if self._fields else length
-        message = f"Adding a field of length {length} to a Instances of length {expected}"
-        assert expected == length, message
+        lengths = f"length {length} to a Instances of length {expected}"
+        assert expected == length, f"Adding a field of {lengths}"
         self._fields[name] = value
 
     def has(self, name: str) -> bool:

@@ -1,7 +1,7 @@
 """Masks of instances: as bitmaps of the image, as polygons, and as squares within their boxes."""
 
 import itertools
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -36,9 +36,7 @@ def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> 
     return mask_util.decode(rle).astype(bool)
 
 
-def rasterize_polygons_within_box(
-    polygons: list[np.ndarray], box: np.ndarray, mask_size: int
-) -> Tensor:
+def rasterize_polygons_within_box(polygons: list[np.ndarray], box, mask_size: int) -> Tensor:
     """Draw the part of polygons inside a box, stretched to a square.
 
     Args:
@@ -54,10 +52,6 @@ def rasterize_polygons_within_box(
     start, scale = np.array(box[:2]), (scale_x, scale_y)
     moved = [((polygon.reshape(-1, 2) - start) * scale).reshape(-1) for polygon in polygons]
     return torch.from_numpy(polygons_to_bitmask(moved, mask_size, mask_size))
-
-
-def _check_same_length(boxes: Tensor, masks) -> None:
-    assert len(boxes) == len(masks), f"{len(boxes)} boxes for {len(masks)} masks"
 
 
 def _check_joinable(masks_list, kind: type) -> None:
@@ -115,9 +109,7 @@ class BitMasks:
         return self.tensor.flatten(1).any(dim=1)
 
     @staticmethod
-    def from_polygon_masks(
-        polygon_masks: Union["PolygonMasks", list[list[np.ndarray]]], height: int, width: int
-    ) -> "BitMasks":
+    def from_polygon_masks(polygon_masks, height: int, width: int) -> "BitMasks":
         """Draw polygons in an image of this size in pixels."""
         if isinstance(polygon_masks, PolygonMasks):
             polygon_masks = polygon_masks.polygons
@@ -125,17 +117,9 @@ class BitMasks:
         return BitMasks(np.stack(masks) if masks else torch.empty(0, height, width))
 
     @staticmethod
-    def from_roi_masks(
-        roi_masks: "ROIMasks", height: int, width: int, boxes: Boxes | None = None
-    ) -> "BitMasks":
-        """Paste masks into an image of this size at ``boxes``.
-
-        Raises:
-            TypeError: no boxes given; masks of regions don't know where they lie.
-        """
-        if boxes is None:
-            raise TypeError("BitMasks.from_roi_masks needs the `boxes` of the masks to paste them")
-        return roi_masks.to_bitmasks(boxes, height, width)
+    def from_roi_masks(roi_masks: "ROIMasks", height: int, width: int) -> "BitMasks":
+        """Fail with TypeError as in Detectron2: masks of regions don't know where they lie."""
+        return roi_masks.to_bitmasks(height, width)
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
         """Crop every mask by its box and resize the crop to a square, as targets of mask heads.
@@ -147,7 +131,7 @@ class BitMasks:
         Returns:
             bool (N, mask_size, mask_size) on the masks' device.
         """
-        _check_same_length(boxes, self)
+        assert len(boxes) == len(self), f"{len(boxes)} != {len(self)}"
         boxes = boxes.to(self.tensor.device)
         indices = torch.arange(len(boxes), device=boxes.device).to(boxes.dtype)
         rois = torch.cat([indices[:, None], boxes], dim=1)
@@ -254,7 +238,7 @@ class PolygonMasks:
         Returns:
             bool (N, mask_size, mask_size) on the boxes' device.
         """
-        _check_same_length(boxes, self)
+        assert len(boxes) == len(self), f"{len(boxes)} != {len(self)}"
         # NumPy has no bfloat16.
         corners = (boxes.float() if boxes.dtype == torch.bfloat16 else boxes).cpu().numpy()
         masks = torch.empty(len(self), mask_size, mask_size, dtype=torch.bool)

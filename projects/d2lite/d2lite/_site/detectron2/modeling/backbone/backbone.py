@@ -6,8 +6,6 @@ from torch import nn
 
 from detectron2.layers import ShapeSpec
 
-__all__ = ["Backbone"]
-
 
 class Backbone(nn.Module, metaclass=ABCMeta):
     """Base of all backbones: maps images to a dictionary of named feature maps.

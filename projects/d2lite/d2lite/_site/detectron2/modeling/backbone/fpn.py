@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
@@ -11,8 +10,6 @@ from torch import nn
 from detectron2.layers import Conv2d, get_norm
 
 from .backbone import Backbone
-
-__all__ = ["FPN", "LastLevelMaxPool", "LastLevelP6P7"]
 
 
 class FPN(Backbone):
@@ -66,8 +63,7 @@ class FPN(Backbone):
             self.lateral_convs.insert(0, lateral)
             self.output_convs.insert(0, output)
 
-        self.top_block = top_block
-        self.in_features = tuple(in_features)
+        self.top_block, self.in_features = top_block, tuple(in_features)
         self.bottom_up = bottom_up
         if top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
@@ -88,26 +84,20 @@ class FPN(Backbone):
     def forward(self, x):
         """Return the pyramid as ``{name: map}``, finest level first."""
         bottom_up_features = self.bottom_up(x)
-        names, results = self.in_features, []
-        top_down = torch.zeros(0)
-        # TorchScript can index neither lists of modules nor reversed tuples.
-        for i, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905
-            merged = lateral(bottom_up_features[names[-i - 1]])
-            if i > 0:
+        results, top_down = [], None
+        convs = zip(reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True)
+        for name, lateral, output in convs:
+            merged = lateral(bottom_up_features[name])
+            if top_down is not None:
                 merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
             top_down = merged
             results.insert(0, output(merged))
         if self.top_block is not None:
-            name = self.top_block.in_feature
-            if name in bottom_up_features:
-                top_input = bottom_up_features[name]
-            else:
-                top_input = results[self._out_features.index(name)]
-            results.extend(self.top_block(top_input))
-        assert len(self._out_features) == len(results)
-        return {name: result for name, result in zip(self._out_features, results)}  # noqa: B905, C416
+            below = dict(zip(self._out_features, results, strict=False)) | bottom_up_features
+            results.extend(self.top_block(below[self.top_block.in_feature]))
+        return dict(zip(self._out_features, results, strict=True))
 
 
 def _assert_strides_are_log2_contiguous(strides) -> None:
@@ -120,8 +110,7 @@ class LastLevelMaxPool(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.num_levels = 1
-        self.in_feature = "p5"
+        self.num_levels, self.in_feature = 1, "p5"
 
     def forward(self, x):
         return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
@@ -132,8 +121,7 @@ class LastLevelP6P7(nn.Module):
 
     def __init__(self, in_channels, out_channels, in_feature="res5"):
         super().__init__()
-        self.num_levels = 2
-        self.in_feature = in_feature
+        self.num_levels, self.in_feature = 2, in_feature
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
         for conv in (self.p6, self.p7):

@@ -6,15 +6,12 @@ import torch
 from torch import nn
 
 from detectron2.config import configurable
-from detectron2.structures import Instances
 
 from ..postprocessing import detector_postprocess, sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import output_size
 from .rcnn import GeneralizedRCNN
 from .semantic_seg import build_sem_seg_head
-
-__all__ = ["PanopticFPN"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -130,11 +127,7 @@ def _scale_weights(weight, factor):
 
 
 def combine_semantic_and_instance_outputs(
-    instance_results: Instances,
-    semantic_results: torch.Tensor,
-    overlap_threshold: float,
-    stuff_area_thresh: float,
-    instances_score_thresh: float,
+    instance_results, semantic_results, overlap_threshold, stuff_area_thresh, instances_score_thresh
 ):
     """Merge detections and semantic labels into a map without overlaps.
 
@@ -166,11 +159,10 @@ def combine_semantic_and_instance_outputs(
             break
         mask = masks[inst_id]
         free = mask & (panoptic_seg == 0)
-        area, free_area = mask.sum().item(), free.sum().item()
-        if area == 0 or (area - free_area) / area > overlap_threshold:
-            continue
-        label = instance_results.pred_classes[inst_id].item()
-        add(free, isthing=True, score=score, category_id=label, instance_id=inst_id)
+        area, taken = mask.sum().item(), (mask & ~free).sum().item()
+        if area > 0 and taken / area <= overlap_threshold:
+            label = instance_results.pred_classes[inst_id].item()
+            add(free, isthing=True, score=score, category_id=label, instance_id=inst_id)
 
     for label in torch.unique(semantic_results).tolist():
         free = (semantic_results == label) & (panoptic_seg == 0)

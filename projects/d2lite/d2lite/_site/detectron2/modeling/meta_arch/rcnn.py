@@ -19,8 +19,6 @@ from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, postprocess_instances
 
-__all__ = ["GeneralizedRCNN", "ProposalNetwork"]
-
 _MAX_DRAWN_PROPOSALS = 20
 
 
@@ -152,14 +150,7 @@ class ProposalNetwork(ImageModel):
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: nn.Module,
-        pixel_mean: tuple[float],
-        pixel_std: tuple[float],
-    ):
+    def __init__(self, *, backbone: Backbone, proposal_generator, pixel_mean, pixel_std):
         super().__init__(backbone, pixel_mean, pixel_std)
         self.proposal_generator = proposal_generator
 

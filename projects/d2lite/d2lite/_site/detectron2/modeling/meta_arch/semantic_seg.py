@@ -17,8 +17,6 @@ from ..postprocessing import sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, output_size
 
-__all__ = ["SemanticSegmentor", "SEM_SEG_HEADS_REGISTRY", "SemSegFPNHead", "build_sem_seg_head"]
-
 # Callables of (cfg, input_shape: dict[str, ShapeSpec]) that return a module which maps features to
 # logits, and to losses in training.
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
@@ -36,14 +34,7 @@ class SemanticSegmentor(ImageModel):
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        sem_seg_head: nn.Module,
-        pixel_mean: tuple[float],
-        pixel_std: tuple[float],
-    ):
+    def __init__(self, *, backbone: Backbone, sem_seg_head: nn.Module, pixel_mean, pixel_std):
         super().__init__(backbone, pixel_mean, pixel_std)
         self.sem_seg_head = sem_seg_head
 

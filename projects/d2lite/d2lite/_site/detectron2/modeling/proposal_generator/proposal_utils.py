@@ -63,9 +63,7 @@ def _select_proposals(boxes, scores, levels, image_size, nms_thresh, topk, min_b
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
     if not finite.all():
         if training:
-            raise FloatingPointError(
-                "Predicted boxes or scores are Inf/NaN. Training has diverged."
-            )
+            raise FloatingPointError("Boxes or scores contain Inf/NaN. Training has diverged.")
         boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
     boxes = Boxes(boxes)
     boxes.clip(image_size)

@@ -70,12 +70,8 @@ class StandardRPNHead(nn.Module):
         anchor_generator = build_anchor_generator(cfg, input_shape)
         num_anchors = set(anchor_generator.num_anchors)
         assert len(num_anchors) == 1, f"Each level must have the same anchors! Got {num_anchors}"
-        return {
-            "in_channels": channels.pop(),
-            "num_anchors": num_anchors.pop(),
-            "box_dim": anchor_generator.box_dim,
-            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
-        }
+        ret = {"in_channels": channels.pop(), "num_anchors": num_anchors.pop()}
+        return ret | {"box_dim": anchor_generator.box_dim, "conv_dims": cfg.MODEL.RPN.CONV_DIMS}
 
     def forward(self, features: list[torch.Tensor]):
         """Logits (B, A, H_i, W_i) and deltas (B, A*D, H_i, W_i) of every level."""
@@ -188,21 +184,13 @@ class RPN(nn.Module):
                 inside = anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
                 labels[~inside] = -1
             gt_labels.append(self._subsample_labels(labels))
-            if len(gt_boxes) == 0:
-                matched_gt_boxes.append(torch.zeros_like(anchors.tensor))
-            else:
-                matched_gt_boxes.append(gt_boxes[matched_idxs].tensor)
+            empty = len(gt_boxes) == 0
+            matched = torch.zeros_like(anchors.tensor) if empty else gt_boxes[matched_idxs].tensor
+            matched_gt_boxes.append(matched)
         return gt_labels, matched_gt_boxes
 
     @torch.jit.unused
-    def losses(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[torch.Tensor],
-        gt_labels: list[torch.Tensor],
-        pred_anchor_deltas: list[torch.Tensor],
-        gt_boxes: list[torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """Losses of the sampled anchors, divided by the size of a full sample.
 
         Args:
@@ -219,14 +207,9 @@ class RPN(nn.Module):
         storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
 
+        loss = (self.box_reg_loss_type, self.smooth_l1_beta)
         localization_loss = _dense_box_regression_loss(
-            anchors,
-            self.box2box_transform,
-            pred_anchor_deltas,
-            gt_boxes,
-            positive,
-            self.box_reg_loss_type,
-            self.smooth_l1_beta,
+            anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, positive, *loss
         )
         sampled = labels >= 0
         logits = cat(pred_objectness_logits, dim=1)[sampled]
@@ -255,10 +238,8 @@ class RPN(nn.Module):
         box_dim = self.anchor_generator.box_dim
         # (B, A, H, W) -> (B, H*W*A); (B, A*D, H, W) -> (B, H*W*A, D)
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
-        deltas = [
-            level.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, -2)
-            for level in deltas
-        ]
+        deltas = [d.unflatten(1, (-1, box_dim)) for d in deltas]
+        deltas = [d.permute(0, 3, 4, 1, 2).flatten(1, -2) for d in deltas]
         losses = {}
         if self.training:
             assert gt_instances is not None, "RPN requires gt_instances in training!"
@@ -271,16 +252,10 @@ class RPN(nn.Module):
     @torch.no_grad()
     def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
         """Decode the predictions and keep the best; arguments as in `losses`."""
-        return find_top_rpn_proposals(
-            self._decode_proposals(anchors, pred_anchor_deltas),
-            pred_objectness_logits,
-            image_sizes,
-            self.nms_thresh,
-            self.pre_nms_topk[self.training],
-            self.post_nms_topk[self.training],
-            self.min_box_size,
-            self.training,
-        )
+        proposals = self._decode_proposals(anchors, pred_anchor_deltas)
+        topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
+        limits = (self.nms_thresh, *topk, self.min_box_size, self.training)
+        return find_top_rpn_proposals(proposals, pred_objectness_logits, image_sizes, *limits)
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]):
         """Boxes (B, H_i * W_i * A, D) of every level."""

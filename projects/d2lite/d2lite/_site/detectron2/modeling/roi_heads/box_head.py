@@ -10,11 +10,20 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 
-__all__ = ["FastRCNNConvFCHead", "build_box_head", "ROI_BOX_HEAD_REGISTRY"]
-
 # Callables of (cfg, input_shape: ShapeSpec) that return a module with an `output_shape`, which maps
 # the pooled features of boxes to features for their predictions.
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
+
+
+def add_convs(head: nn.Module, prefix: str, channels: int, conv_dims, conv_norm) -> int:
+    """Add 3x3 convolutions with ReLU to a head and its ``conv_norm_relus``; returns channels."""
+    for k, conv_dim in enumerate(conv_dims, start=1):
+        after = {"norm": get_norm(conv_norm, conv_dim), "activation": nn.ReLU()}
+        conv = Conv2d(channels, conv_dim, 3, padding=1, bias=not conv_norm, **after)
+        head.add_module(f"{prefix}{k}", conv)
+        head.conv_norm_relus.append(conv)
+        channels = conv_dim
+    return channels
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -34,14 +43,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         assert len(conv_dims) + len(fc_dims) > 0, "conv_dims and fc_dims are both empty"
         channels, height, width = input_shape.channels, input_shape.height, input_shape.width
         self.conv_norm_relus, self.fcs = [], []
-        for k, conv_dim in enumerate(conv_dims, start=1):
-            norm, bias = get_norm(conv_norm, conv_dim), not conv_norm
-            conv = Conv2d(
-                channels, conv_dim, 3, padding=1, bias=bias, norm=norm, activation=nn.ReLU()
-            )
-            self.add_module(f"conv{k}", conv)
-            self.conv_norm_relus.append(conv)
-            channels = conv_dim
+        channels = add_convs(self, "conv", channels, conv_dims, conv_norm)
         self._output_size = (channels, height, width)
         if fc_dims:
             self.add_module("flatten", nn.Flatten())

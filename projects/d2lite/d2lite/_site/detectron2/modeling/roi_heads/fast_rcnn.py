@@ -1,13 +1,13 @@
 """Classes and boxes of regions: losses and inference of Fast R-CNN."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
 from detectron2.layers import ShapeSpec, batched_nms, cat, cross_entropy, nonzero_tuple
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
@@ -15,17 +15,8 @@ from detectron2.utils.events import get_event_storage
 from .._options import options
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 
-__all__ = ["fast_rcnn_inference", "FastRCNNOutputLayers"]
 
-
-def fast_rcnn_inference(
-    boxes: list[torch.Tensor],
-    scores: list[torch.Tensor],
-    image_shapes: list[tuple[int, int]],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
-):
+def fast_rcnn_inference(boxes, scores, image_shapes, score_thresh, nms_thresh, topk_per_image):
     """Detections of every image: score threshold, NMS within each class, then the best.
 
     Args:
@@ -89,12 +80,9 @@ def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
         storage.put_scalar(f"{prefix}/false_negative", missed.double().mean().item())
 
 
-def _fed_loss_cls_weights(dataset_names, freq_weight_power):
-    """Class weights from the frequencies in the metadata of the training data."""
-    # Only LVIS-like data has frequencies: it isn't asked for unless the federated loss is.
-    from detectron2.data.detection_utils import get_fed_loss_cls_weights
-
-    return get_fed_loss_cls_weights(dataset_names, freq_weight_power)
+def _counts(proposals):
+    # `len` makes integers, which would be constants of a traced graph.
+    return [p.__len__() for p in proposals]
 
 
 class FastRCNNOutputLayers(nn.Module):
@@ -166,7 +154,7 @@ class FastRCNNOutputLayers(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape):
         heads, box_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-        power = box_head.FED_LOSS_FREQ_WEIGHT_POWER
+        names, power = cfg.DATASETS.TRAIN, box_head.FED_LOSS_FREQ_WEIGHT_POWER
         ret = options(box_head, "CLS_AGNOSTIC_BBOX_REG", "SMOOTH_L1_BETA", "USE_FED_LOSS")
         ret |= options(box_head, "USE_SIGMOID_CE", "FED_LOSS_NUM_CLASSES")
         return ret | {
@@ -178,7 +166,8 @@ class FastRCNNOutputLayers(nn.Module):
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "box_reg_loss_type": box_head.BBOX_REG_LOSS_TYPE,
             "loss_weight": {"loss_box_reg": box_head.BBOX_REG_LOSS_WEIGHT},
-            "get_fed_loss_cls_weights": partial(_fed_loss_cls_weights, cfg.DATASETS.TRAIN, power),
+            # Only LVIS-like data has frequencies: not asked for unless the federated loss is.
+            "get_fed_loss_cls_weights": lambda: utils.get_fed_loss_cls_weights(names, power),
         }
 
     def forward(self, x):
@@ -270,14 +259,14 @@ class FastRCNNOutputLayers(nn.Module):
         else:
             by_class = pred_deltas.view(-1, self.num_classes, box_dim)
             fg_deltas = by_class[foreground, gt_classes[foreground]]
-        loss = _dense_box_regression_loss(
+        boxes, gt_boxes, deltas = (
             [proposal_boxes[foreground]],
-            self.box2box_transform,
-            [fg_deltas.unsqueeze(0)],
             [gt_boxes[foreground]],
-            ...,
-            self.box_reg_loss_type,
-            self.smooth_l1_beta,
+            [fg_deltas[None]],
+        )
+        kind = (self.box_reg_loss_type, self.smooth_l1_beta)
+        loss = _dense_box_regression_loss(
+            boxes, self.box2box_transform, deltas, gt_boxes, ..., *kind
         )
         return loss / max(gt_classes.numel(), 1.0)
 
@@ -306,7 +295,7 @@ class FastRCNNOutputLayers(nn.Module):
             classes = torch.cat([p.gt_classes for p in proposals]).clamp(0, num_box_classes - 1)
             rows = torch.arange(len(boxes), device=boxes.device)
             boxes = boxes.view(-1, num_box_classes, box_dim)[rows, classes]
-        return boxes.split([len(p) for p in proposals])
+        return boxes.split(_counts(proposals))
 
     def predict_boxes(self, predictions, proposals: list[Instances]):
         """Boxes (n, K * 4 or 4) of every image."""
@@ -314,10 +303,10 @@ class FastRCNNOutputLayers(nn.Module):
             return []
         proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
         boxes = self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)
-        return boxes.split([len(p) for p in proposals])
+        return boxes.split(_counts(proposals))
 
     def predict_probs(self, predictions, proposals: list[Instances]):
         """Probabilities (n, K + 1) of every image; the last column is background."""
         scores = predictions[0]
         probs = scores.sigmoid() if self.use_sigmoid_ce else F.softmax(scores, dim=-1)
-        return probs.split([len(p) for p in proposals], dim=0)
+        return probs.split(_counts(proposals), dim=0)

@@ -6,10 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from detectron2.layers import Conv2d, ConvTranspose2d, cat
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
+
+from .box_head import add_convs
 
 # Callables of (cfg, input_shape) that return a module of (features, instances), which gives losses
 # in training and instances in inference.
@@ -34,10 +36,8 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
     if not instances:
         return pred_mask_logits.sum() * 0
 
-    device = pred_mask_logits.device
-    boxes = [x.proposal_boxes.tensor for x in instances]
-    gt_masks = [x.gt_masks.crop_and_resize(b, side) for x, b in zip(instances, boxes, strict=True)]
-    gt_masks = cat([masks.to(device=device) for masks in gt_masks])
+    gt_masks = [x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, side) for x in instances]
+    gt_masks = cat([masks.to(device=pred_mask_logits.device) for masks in gt_masks])
     logits = _of_classes(pred_mask_logits, [x.gt_classes.to(torch.int64) for x in instances])
     # Masks with soft edges count as foreground from one half
     is_mask = gt_masks if gt_masks.dtype == torch.bool else gt_masks > 0.5
@@ -56,7 +56,7 @@ def _of_classes(logits, classes):
     if logits.size(1) == 1:
         return logits[:, 0]
     classes = cat(classes)
-    return logits[torch.arange(len(logits), device=classes.device), classes]
+    return logits[torch.arange(logits.shape[0], device=classes.device), classes]
 
 
 def _log_mask_accuracy(logits, is_mask):
@@ -81,7 +81,9 @@ def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Ins
             probabilities, (n, 1, M, M).
     """
     logits = _of_classes(pred_mask_logits, [x.pred_classes for x in pred_instances])
-    masks = logits[:, None].sigmoid().split([len(x) for x in pred_instances], dim=0)
+    # `len` makes integers, which would be constants of a traced graph.
+    counts = [x.__len__() for x in pred_instances]
+    masks = logits[:, None].sigmoid().split(counts, dim=0)
     for instances, masks_i in zip(pred_instances, masks, strict=True):
         instances.pred_masks = masks_i
 
@@ -140,26 +142,12 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
 
     @configurable
     def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        num_classes,
-        conv_dims,
-        conv_norm="",
-        loss_weight: float = 1.0,
-        vis_period: int = 0,
+        self, input_shape, *, num_classes, conv_dims, conv_norm="", loss_weight=1.0, vis_period=0
     ):
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         assert len(conv_dims) >= 1, "conv_dims have to be non-empty!"
         self.conv_norm_relus, channels = [], input_shape.channels
-        for k, conv_dim in enumerate(conv_dims[:-1], start=1):
-            norm, bias = get_norm(conv_norm, conv_dim), not conv_norm
-            conv = Conv2d(
-                channels, conv_dim, 3, padding=1, bias=bias, norm=norm, activation=nn.ReLU()
-            )
-            self.add_module(f"mask_fcn{k}", conv)
-            self.conv_norm_relus.append(conv)
-            channels = conv_dim
+        channels = add_convs(self, "mask_fcn", channels, conv_dims[:-1], conv_norm)
 
         self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.add_module("deconv_relu", nn.ReLU())

@@ -36,8 +36,7 @@ def select_foreground_proposals(proposals: list[Instances], bg_label: int):
         the foreground of every image, and the masks over the given proposals that chose it.
     """
     assert isinstance(proposals, (list, tuple))
-    assert all(isinstance(p, Instances) for p in proposals)
-    assert all(p.has("gt_classes") for p in proposals), "proposals must have gt_classes"
+    assert all(isinstance(p, Instances) and p.has("gt_classes") for p in proposals), "no gt_classes"
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
     foreground = [p[nonzero_tuple(m)[0]] for p, m in zip(proposals, masks, strict=True)]
     return foreground, masks
@@ -97,10 +96,8 @@ class ROIHeads(nn.Module):
             classes[matched_labels == -1] = -1
         else:
             classes = torch.full_like(matched_idxs, self.num_classes)
-        foreground, background = subsample_labels(
-            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
-        )
-        sampled = torch.cat([foreground, background], dim=0)
+        size, fraction = self.batch_size_per_image, self.positive_fraction
+        sampled = torch.cat(subsample_labels(classes, size, fraction, self.num_classes), dim=0)
         return sampled, classes[sampled]
 
     @torch.no_grad()
@@ -120,15 +117,13 @@ class ROIHeads(nn.Module):
         samples, num_bg = [], 0
         for proposals_i, targets_i in zip(proposals, targets, strict=True):
             quality = pairwise_iou(targets_i.gt_boxes, proposals_i.proposal_boxes)
-            matched_idxs, matched_labels = self.proposal_matcher(quality)
-            sampled, gt_classes = self._sample_proposals(
-                matched_idxs, matched_labels, targets_i.gt_classes
-            )
+            matches = self.proposal_matcher(quality)
+            sampled, gt_classes = self._sample_proposals(*matches, targets_i.gt_classes)
             sample = proposals_i[sampled]
             sample.gt_classes = gt_classes
             if len(targets_i) > 0:
                 # Indexed after sampling: masks of all proposals would be too large.
-                sampled_targets = matched_idxs[sampled]
+                sampled_targets = matches[0][sampled]
                 for name, value in targets_i.get_fields().items():
                     if name.startswith("gt_") and not sample.has(name):
                         sample.set(name, value[sampled_targets])
@@ -287,10 +282,6 @@ def _build_pooler(node, in_features, input_shape):
     channels = {input_shape[f].channels for f in in_features}
     assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
     resolution = node.POOLER_RESOLUTION
-    pooler = ROIPooler(
-        resolution,
-        [1.0 / input_shape[f].stride for f in in_features],
-        node.POOLER_SAMPLING_RATIO,
-        node.POOLER_TYPE,
-    )
+    scales = [1.0 / input_shape[f].stride for f in in_features]
+    pooler = ROIPooler(resolution, scales, node.POOLER_SAMPLING_RATIO, node.POOLER_TYPE)
     return pooler, ShapeSpec(channels=channels.pop(), height=resolution, width=resolution)
