@@ -33,6 +33,7 @@ Keys of the config that are read here (everything else belongs to the model and 
     train.best_checkpointer.val_metric, .mode
                                 keep model_best.pth: by which metric of metrics.json ("" for none),
                                 and whether "max" or "min" of it is the best
+    train.hooks                 hooks of your own, after the step and before the checkpoint
     train.eval_period           iterations between two evaluations, 0 for only one at the end
     train.log_period            iterations between two lines of the log
 """

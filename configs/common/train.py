@@ -18,6 +18,7 @@ train = dict(
     # ours: model_best.pth holds the weights of the evaluation with the largest ("max") or smallest
     # ("min") value of a metric, such as "panoptic_seg/PQ"; "" keeps none
     best_checkpointer=dict(val_metric="", mode="max"),
+    hooks=[],  # ours: LazyCalls of hooks of your own, on every process, before the checkpoint
     eval_period=5000,
     log_period=20,
 )

@@ -1,6 +1,6 @@
 """The keys of a config's ``train``: which there must be, and which values they can have."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lvt_d2.engine.launch import is_gpu
 from lvt_d2.errors import ConfigError
@@ -23,6 +23,7 @@ ADDED = {
     "accumulate": 1,
     "ema": {"enabled": False, "decay": 0.9999, "evaluate": True},
     "best_checkpointer": {"val_metric": "", "mode": "max"},
+    "hooks": [],
 }
 """Ours, with the values of a config that lacks them; configs/common/train.py says what they do."""
 
@@ -43,6 +44,7 @@ _KINDS = (
     ("ema.enabled", bool, "True or False"),
     ("ema.evaluate", bool, "True or False"),
     ("best_checkpointer.val_metric", str, "a name as in metrics.json, or '' for no best one"),
+    ("hooks", ListConfig, "a list of hooks, [] for none"),
 )
 """Others whose wrong values would show late or never."""
 

@@ -3,7 +3,7 @@
 import torch
 from detectron2.engine import HookBase, create_ddp_model, hooks
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,6 +16,7 @@ from lvt_d2.engine.optimizer import make_settings_plain
 from lvt_d2.engine.progress import writer_hooks
 from lvt_d2.engine.resume import Checkpoints, EventHistory
 from lvt_d2.engine.trainer import Trainer, amp_dtype
+from lvt_d2.errors import ConfigError
 
 
 def train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
@@ -69,8 +70,8 @@ def build_hooks(
 ) -> list[HookBase]:
     """Everything around a step but the writers, in the order of execution.
 
-    The checkpoint comes after all that it contains, and before the evaluation, whose failure then
-    loses nothing.
+    The checkpoint comes after all that it contains, the states of ``train.hooks`` too, and before
+    the evaluation, whose failure then loses nothing.
     """
     model, best = checkpointer.model, cfg.train.best_checkpointer
     evaluated = ema.module if ema is not None and cfg.train.ema.evaluate else model
@@ -82,6 +83,7 @@ def build_hooks(
         hooks.IterationTimer(warmup_iter=1),  # the first one counts, after a restart too
         hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
         *averaging,
+        *_own_hooks(cfg.train.hooks),
         EventHistory(),
         checkpoints,
         Evaluation(
@@ -93,3 +95,17 @@ def build_hooks(
             afterwards=checkpoints.save_again,
         ),
     ]
+
+
+def _own_hooks(sections: ListConfig) -> list[HookBase]:
+    """Hooks that the config adds."""
+    built = []
+    for i, section in enumerate(sections):
+        hook = build(section, f"train.hooks.{i}")
+        if not isinstance(hook, HookBase):
+            raise ConfigError(
+                f"train.hooks.{i} is of the type {type(hook).__name__}; expected a LazyCall of a "
+                "subclass of detectron2.engine.HookBase"
+            )
+        built.append(hook)
+    return built

@@ -128,6 +128,7 @@ def test_load_python_and_yaml(tmp_path):
         ("train.seed=null", "train.seed is None"),
         ("train.checkpointer.max_to_keep=0", "train.checkpointer.max_to_keep is 0"),
         ("train.device=tpu", "train.device is 'tpu'"),
+        ("train.hooks=3", "train.hooks is 3; expected a list of hooks"),
         ("train.max_iter=${nothing}", "train of .* can't be read: .*nothing"),
     ],
 )
