@@ -61,7 +61,10 @@ def tagged_iteration(folder):
 
 
 def wait_for_start(log, seen):
-    while not log.exists() or "Starting training" not in log.read_text()[seen:]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (
+        not log.exists() or "Starting training" not in log.read_text()[seen:]
+    ):
         time.sleep(0.02)
 
 
@@ -91,9 +94,10 @@ def main(folder, kills, seed):
         report.append({"started_from": begun, "last_checkpoint": last})
     straight = folder.with_name("straight")
     child = start(tool, straight, 3)
-    while tagged_iteration(straight) < last:
+    deadline = time.monotonic() + 300
+    while tagged_iteration(straight) < last and time.monotonic() < deadline:
         time.sleep(0.2)
-    kill(child)
+    kill(child)  # before anything can fail: it would train on for itself
     print(json.dumps(report))
 
 
