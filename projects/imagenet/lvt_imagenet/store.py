@@ -99,7 +99,7 @@ class Store:
         self._kept = [(metric, epoch) for metric, epoch in store["kept"]]
         for path in self.folder.glob("epoch-*.pth"):  # made after this state
             if path not in {self._path(epoch) for _, epoch in self._kept}:
-                path.unlink()
+                path.unlink(missing_ok=True)
         return state
 
     def _state(self) -> dict[str, Any]:

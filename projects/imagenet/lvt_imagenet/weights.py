@@ -13,6 +13,8 @@ from lvt_imagenet.data import some
 
 logger = logging.getLogger(__name__)
 
+_LEAVE_OUT = "leave out the option that asks for them"
+
 
 @dataclass
 class Weights:
@@ -54,8 +56,17 @@ def read_weights(path: str, averaged: bool = False) -> Weights:
         CheckpointError: it can't be read, holds no weights, or no averaged ones.
     """
     content = read_checkpoint(path)
-    if is_official(content):
-        converted = convert_official(content, ema=averaged)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"Checkpoint {path} holds a {type(content).__name__}; expected a dict of weights"
+        )
+    published = content
+    if averaged and content.get("state_dict_ema"):  # a file may have these alone
+        published = {"state_dict": content["state_dict_ema"]}
+    if is_official(published):
+        if averaged and published is content:
+            raise CheckpointError(f"Checkpoint {path} has no averaged weights; {_LEAVE_OUT}")
+        converted = convert_official(published)
         if converted.kind not in ("classifier", "backbone"):
             raise CheckpointError(
                 f"Checkpoint {path} is the official one of {converted.kind}; expected a classifier "
@@ -65,16 +76,11 @@ def read_weights(path: str, averaged: bool = False) -> Weights:
         if converted.kind == "backbone":
             state = {f"backbone.{name}": tensor for name, tensor in state.items()}
         return Weights(path, state, settings={"model": "lvt_cls"}, averaged=averaged)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"Checkpoint {path} holds a {type(content).__name__}; expected a dict of weights"
-        )
     keys = ("ema", "state_dict_ema", "model_ema") if averaged else ("model", "state_dict")
     state = next((content[key] for key in keys if content.get(key)), None)
     if state is None and averaged:
         raise CheckpointError(
-            f"Checkpoint {path} has no averaged weights, only {some(list(content))}; leave out the "
-            "option that asks for them"
+            f"Checkpoint {path} has no averaged weights, only {some(list(content))}; {_LEAVE_OUT}"
         )
     state = content if state is None else state
     wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
