@@ -1,4 +1,4 @@
-"""Options that a config and a constructor call alike."""
+"""From keys of a config to arguments of a constructor."""
 
 
 def options(node, *names: str) -> dict:

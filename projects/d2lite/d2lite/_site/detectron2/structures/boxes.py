@@ -158,9 +158,9 @@ class Boxes:
         """Which boxes lie inside an image of (height, width), widened by some pixels, bool (N,)."""
         height, width = box_size
         x0, y0, x1, y1 = self.tensor.unbind(dim=-1)
-        inside = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)
-        x1_inside, y1_inside = x1 < width + boundary_threshold, y1 < height + boundary_threshold
-        return inside & x1_inside & y1_inside
+        start_inside = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)
+        end_inside = (x1 < width + boundary_threshold) & (y1 < height + boundary_threshold)
+        return start_inside & end_inside
 
     def get_centers(self) -> Tensor:
         """Centres (N, 2) as (x, y)."""

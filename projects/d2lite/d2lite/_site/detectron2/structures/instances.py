@@ -1,6 +1,5 @@
 """The instances of one image, as a table whose columns are named by the user."""
 
-import itertools
 import warnings
 from typing import Any
 
@@ -136,10 +135,10 @@ class Instances:
 
 def _cat_field(values: list[Any]) -> Any:
     kind = type(values[0])
-    if isinstance(values[0], torch.Tensor):
+    if issubclass(kind, torch.Tensor):
         return torch.cat(values, dim=0)
-    if isinstance(values[0], list):
-        return list(itertools.chain.from_iterable(values))
+    if issubclass(kind, list):
+        return sum(values, [])
     if hasattr(kind, "cat"):
         return kind.cat(values)
     raise ValueError(f"Unsupported type {kind} for concatenation")

@@ -1,6 +1,5 @@
 """Masks of instances: as bitmaps of the image, as polygons, and as squares within their boxes."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -248,16 +247,14 @@ class PolygonMasks:
 
     def area(self) -> Tensor:
         """Areas (N,) in square pixels: sums over the polygons of an instance."""
-        return torch.tensor(
-            [sum(polygon_area(p[0::2], p[1::2]) for p in polygons) for polygons in self.polygons]
-        )
+        areas = [[polygon_area(p[0::2], p[1::2]) for p in polygons] for polygons in self.polygons]
+        return torch.tensor([sum(areas_of_one) for areas_of_one in areas])
 
     @staticmethod
     def cat(polymasks_list: list["PolygonMasks"]) -> "PolygonMasks":
         """Join several sets; at least one PolygonMasks."""
         _check_joinable(polymasks_list, PolygonMasks)
-        polygons = itertools.chain.from_iterable(masks.polygons for masks in polymasks_list)
-        return type(polymasks_list[0])(list(polygons))
+        return type(polymasks_list[0])(sum((masks.polygons for masks in polymasks_list), []))
 
 
 def _instance_polygons(polygons: list) -> list[np.ndarray]:

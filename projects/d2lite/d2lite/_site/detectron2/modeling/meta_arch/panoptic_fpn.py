@@ -57,7 +57,11 @@ class PanopticFPN(GeneralizedRCNN):
         if factor != 1.0:
             logger.warning("INSTANCE_LOSS_WEIGHT should be replaced by weights on each ROI head.")
             for head in (ret["roi_heads"].box_predictor, ret["roi_heads"].mask_head):
-                head.loss_weight = _scale_weights(head.loss_weight, factor)
+                weights = head.loss_weight
+                if isinstance(weights, dict):
+                    head.loss_weight = {name: value * factor for name, value in weights.items()}
+                else:
+                    head.loss_weight = weights * factor
         return ret
 
     def forward(self, batched_inputs):
@@ -118,12 +122,6 @@ class PanopticFPN(GeneralizedRCNN):
             self.combine_instances_score_thresh,
         )
         return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}
-
-
-def _scale_weights(weight, factor):
-    if isinstance(weight, dict):
-        return {name: value * factor for name, value in weight.items()}
-    return weight * factor
 
 
 def combine_semantic_and_instance_outputs(

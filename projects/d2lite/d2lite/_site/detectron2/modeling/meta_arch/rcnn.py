@@ -58,8 +58,7 @@ class GeneralizedRCNN(ImageModel):
         ret = super().from_config(cfg) | options(cfg, "VIS_PERIOD")
         shapes = ret["backbone"].output_shape()
         ret["proposal_generator"] = build_proposal_generator(cfg, shapes)
-        ret["roi_heads"] = build_roi_heads(cfg, shapes)
-        return ret | {"input_format": cfg.INPUT.FORMAT}
+        return ret | {"roi_heads": build_roi_heads(cfg, shapes), "input_format": cfg.INPUT.FORMAT}
 
     def visualize_training(self, batched_inputs, proposals):
         """Put a picture of the first image's ground truth and best proposals into the storage."""

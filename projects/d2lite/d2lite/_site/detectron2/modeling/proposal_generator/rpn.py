@@ -152,8 +152,8 @@ class RPN(nn.Module):
             "post_nms_topk": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
             "anchor_boundary_thresh": rpn.BOUNDARY_THRESH,
-            "loss_weight": {"loss_rpn_cls": rpn.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
             "box_reg_loss_type": rpn.BBOX_REG_LOSS_TYPE,
+            "loss_weight": {"loss_rpn_cls": rpn.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
         }
 
     def _subsample_labels(self, label):

@@ -61,12 +61,11 @@ class FastRCNNConvFCHead(nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_BOX_HEAD
-        return {
-            "input_shape": input_shape,
+        dims = {
             "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
             "fc_dims": [node.FC_DIM] * node.NUM_FC,
-            "conv_norm": node.NORM,
         }
+        return {"input_shape": input_shape, "conv_norm": node.NORM, **dims}
 
     def forward(self, x):
         for layer in self:

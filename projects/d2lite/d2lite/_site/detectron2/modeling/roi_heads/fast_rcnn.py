@@ -32,10 +32,8 @@ def fast_rcnn_inference(boxes, scores, image_shapes, score_thresh, nms_thresh, t
         indices: of every image, which of its n boxes each detection is.
     """
     limits = (score_thresh, nms_thresh, topk_per_image)
-    results = [
-        fast_rcnn_inference_single_image(*image, *limits)
-        for image in zip(boxes, scores, image_shapes, strict=True)
-    ]
+    images = zip(boxes, scores, image_shapes, strict=True)
+    results = [fast_rcnn_inference_single_image(*image, *limits) for image in images]
     return [instances for instances, _ in results], [indices for _, indices in results]
 
 
@@ -272,14 +270,10 @@ class FastRCNNOutputLayers(nn.Module):
 
     def inference(self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]):
         """Detections of every image, as `fast_rcnn_inference` returns them."""
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [x.image_size for x in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+        boxes = self.predict_boxes(predictions, proposals)
+        probs = self.predict_probs(predictions, proposals)
+        limits = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
+        return fast_rcnn_inference(boxes, probs, [x.image_size for x in proposals], *limits)
 
     def predict_boxes_for_gt_classes(self, predictions, proposals):
         """Boxes (n, 4) of every image, predicted for the classes of the ground truth.
