@@ -1,0 +1,164 @@
+"""Backbones to time: the textbook's LVT, ours on every path, and timm's networks of that size."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Contender
+from benchmarks.textbook_lvt import TextbookLVT
+from lvt_d2.layers.kernels import use_kernels
+from lvt_d2.layers.kernels.choice import KINDS
+from lvt_d2.modeling import LVT
+
+PEERS = ("pvt_v2_b0", "mobilevit_xs", "efficientformerv2_s0", "fastvit_t8", "resnet18")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def paths(device: torch.device) -> list[str]:
+    """The paths of `lvt_d2.layers.kernels` that can run on a device, the readable one first."""
+    only_there = {"triton": "cuda"}
+    return [k for k in KINDS if k != "auto" and only_there.get(k, device.type) == device.type]
+
+
+def pair(device: torch.device, memory_efficient: bool = False) -> tuple[TextbookLVT, LVT]:
+    """The textbook's backbone and ours, of equal weights; attention is not nearly uniform."""
+    torch.manual_seed(0)
+    lvt = LVT(memory_efficient=memory_efficient)
+    with torch.no_grad():
+        for name, parameter in lvt.named_parameters():
+            if name.endswith(("attention.weight", "q.weight", "kv.weight")):
+                parameter *= 5
+    return TextbookLVT().load(lvt).to(device), lvt.to(device)
+
+
+class Peer(nn.Module):
+    """A network of timm without its classifier: the maps of all its stages.
+
+    Raises:
+        RuntimeError: this timm does not know the network.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.net = timm.create_model(name, features_only=True, pretrained=False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps by their place."""
+        return {str(i): y for i, y in enumerate(self.net(x))}
+
+
+def inference(
+    net: nn.Module, x: Tensor, path: str = "auto", dtype: torch.dtype = torch.float32
+) -> Contender:
+    """A forward pass of a network whose weights and input have that type."""
+    net = copy.deepcopy(net).eval().to(dtype)
+    x = x.to(dtype)
+
+    def run() -> None:
+        with torch.inference_mode(), use_kernels(path):
+            net(x)
+
+    return Contender(run)
+
+
+def compiled(
+    net: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32, **options: object
+) -> Contender:
+    """As `inference`, compiled for this size; ``options`` are Inductor's."""
+    net = copy.deepcopy(net).eval().to(dtype)
+    x = x.to(dtype)
+    fast = torch.compile(net, options=options or None, dynamic=False)
+
+    def run() -> None:
+        with torch.no_grad():
+            fast(x)
+
+    return Contender(run)
+
+
+def cuda_graph(
+    net: nn.Module, x: Tensor, path: str = "auto", dtype: torch.dtype = torch.float32
+) -> Contender:
+    """As `inference`, recorded once and replayed."""
+    net = copy.deepcopy(net).eval().to(dtype)
+    x = x.to(dtype)
+    side = torch.cuda.Stream(x.device)
+    with torch.no_grad(), use_kernels(path):
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                net(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            net(x)
+    return Contender(graph.replay)
+
+
+def training(
+    net: nn.Module, x: Tensor, path: str = "auto", dtype: torch.dtype = torch.float32
+) -> Contender:
+    """A forward and a backward pass with fixed gradients of the outputs, without an optimizer.
+
+    In half precision the weights stay in float32, under autocast.
+    """
+    net = copy.deepcopy(net).train()
+
+    def context() -> AbstractContextManager:
+        return torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    above = []  # gradients of the outputs, made once
+
+    def run() -> None:
+        with use_kernels(path):
+            with context():
+                outputs = list(net(x).values())
+            if not above:
+                above.extend(torch.full_like(y, 1e-3) for y in outputs)
+            torch.autograd.backward(outputs, above)
+
+    return Contender(run, prepare=lambda: net.zero_grad(set_to_none=True))
+
+
+def exactness(device: torch.device) -> dict[str, float]:
+    """Largest difference of every path to the textbook: outputs (float32, float64), gradients.
+
+    Outputs are compared as they are, a parameter's gradient relative to its norm, over even and
+    odd sizes.
+    """
+    found = {}
+    for path in paths(device):
+        for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
+            outputs = gradients = 0.0
+            for size in ((2, 64, 96), (1, 97, 65), (1, 224, 160)):
+                differences = _differences(device, path, dtype, size)
+                outputs = max(outputs, differences[0])
+                gradients = max(gradients, differences[1])
+            found[f"{path}, outputs, {name}"] = outputs
+            found[f"{path}, gradients, {name}"] = gradients
+    return found
+
+
+def _differences(
+    device: torch.device, path: str, dtype: torch.dtype, size: tuple[int, int, int]
+) -> tuple[float, float]:
+    textbook, lvt = (net.to(dtype) for net in pair(device))
+    x = torch.randn(size[0], 3, *size[1:], dtype=dtype, device=device)
+    mine = TextbookLVT().to(device, dtype)  # takes our gradients in the textbook's shapes
+    with use_kernels(path):
+        found, expected = lvt(x), textbook(x)
+        for features in (found, expected):
+            sum((y * y).mean() for y in features.values()).backward()
+    gap = max((found[k] - y).abs().max().item() for k, y in expected.items())
+    ours = copy.deepcopy(lvt)
+    with torch.no_grad():
+        for parameter, source in zip(ours.parameters(), lvt.parameters(), strict=True):
+            parameter.copy_(source.grad)
+    mine.load(ours)
+    slopes = (
+        ((g - p.grad).norm() / p.grad.norm()).item()
+        for g, p in zip(mine.parameters(), textbook.parameters(), strict=True)
+    )
+    return gap, max(slopes)
