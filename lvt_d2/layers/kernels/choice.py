@@ -1,26 +1,32 @@
 """The one place that decides which code computes a layer."""
 
+import logging
 import os
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from lvt_d2.layers.kernels import eager_csa, eager_mlp, eager_query
 
+logger = logging.getLogger(__name__)
+
 _EAGER = {
     "csa": eager_csa.csa,
     "atrous_query": eager_query.atrous_query,
     "mlp": eager_mlp.mlp,
 }
-KINDS = ("auto", "reference", "eager")
+KINDS = ("auto", "reference", "eager", "triton")
 
 
 class use_kernels:  # noqa: N801  a function to its users, like torch.no_grad
     """Choose the code behind the layers, for good or in a ``with`` statement.
 
     Args:
-        kind: ``"reference"``, ``"eager"``, or ``"auto"``, which is the fastest that can run.
+        kind: ``"reference"``, ``"eager"``, ``"triton"``, or ``"auto"``: Triton kernels on GPUs that
+            can run them, eager code elsewhere. Where ``"triton"`` can't run, eager code does, and a
+            warning says why.
 
     Raises:
         ValueError: no such kind.
@@ -57,7 +63,89 @@ def fast_path(operation: str, x: Tensor) -> Callable | None:
     # Compilers see the reference: they fuse by themselves, and need one graph for all sizes.
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return None
-    return None if _kind == "reference" else _EAGER[operation]
+    if _kind == "reference":
+        return None
+    if _kind == "triton" or (_kind == "auto" and x.is_cuda):
+        why_not = _why_not_triton(x)
+        if why_not is None:
+            return _triton(operation)
+        if _kind == "triton":
+            _warn_once(why_not)
+    return _EAGER[operation]
+
+
+def _why_not_triton(x: Tensor) -> str | None:
+    """Why no Triton kernel can take a tensor; None if one may."""
+    kernels = _triton_kernels()
+    if isinstance(kernels, str):
+        return kernels
+    if not x.is_cuda and not kernels.INTERPRETED:
+        return (
+            f"the input is on the {x.device.type}; Triton kernels run on GPUs, and elsewhere only "
+            "in Triton's interpreter, for tests: set TRITON_INTERPRET=1 before Python starts"
+        )
+    if x.is_cuda and kernels.INTERPRETED and _kind == "auto":
+        return "TRITON_INTERPRET is set: the kernels would run on the CPU"
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    if dtype not in kernels.DTYPES:
+        return f"the input is {dtype}; Triton kernels take float32, float16 and bfloat16"
+    if x.is_cuda and torch.version.hip is None:
+        needed = 8 if dtype is torch.bfloat16 else 7
+        major, minor = _capability(x.device)
+        if major < needed:
+            return (
+                f"the GPU has compute capability {major}.{minor}; Triton kernels in {dtype} need "
+                f"{needed}.0"
+            )
+    return None
+
+
+@cache
+def _triton_kernels():
+    """The kernels' common module, or why it can't be imported."""
+    try:
+        from lvt_d2.layers.kernels import triton_common
+    except ImportError as error:
+        return f"Triton can't be imported ({error}); on Linux with a GPU: pip install triton"
+    return triton_common
+
+
+@cache
+def _triton(operation: str) -> Callable:
+    """The Triton code of an operation, with the eager code for layers that it can't compute."""
+    from lvt_d2.layers.kernels import triton_csa, triton_mlp, triton_query
+
+    why_not, fast = {
+        "csa": (triton_csa.why_not_csa, triton_csa.csa),
+        "atrous_query": (triton_query.why_not_query, triton_query.atrous_query),
+        "mlp": (triton_mlp.why_not_mlp, triton_mlp.mlp),
+    }[operation]
+    eager = _EAGER[operation]
+
+    def triton(layer, x: Tensor) -> Tensor:
+        reason = why_not(layer)
+        if reason is not None:
+            _warn_once(f"{type(layer).__name__} has {reason}")
+            return eager(layer, x)
+        # Nothing to compute; or dtypes that don't fit, for which PyTorch has a clear error.
+        mixed = not torch.is_autocast_enabled(x.device.type) and any(
+            p.dtype is not x.dtype for p in layer.parameters()
+        )
+        return eager(layer, x) if mixed or x.numel() == 0 else fast(layer, x)
+
+    return triton
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    logger.warning("Eager code in place of Triton kernels: %s", reason)
 
 
 def _checked(kind: str, name: str) -> str:
