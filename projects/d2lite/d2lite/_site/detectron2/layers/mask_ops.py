@@ -1,14 +1,8 @@
 """Pasting of square mask predictions into images."""
 
-from typing import Tuple  # noqa: UP035 (TorchScript compiles this)
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from detectron2._scope import missing_attribute
-
-__getattr__ = missing_attribute(__name__)
 
 BYTES_PER_FLOAT = 4
 # Bytes that the sampled masks of one chunk may take on a GPU.
@@ -53,10 +47,7 @@ def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_em
 
 @torch.jit.script_if_tracing
 def paste_masks_in_image(
-    masks: Tensor,
-    boxes: Tensor,
-    image_shape: Tuple[int, int],  # noqa: UP006
-    threshold: float = 0.5,
+    masks: Tensor, boxes: Tensor, image_shape: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
     """Resize every mask to its box and put it into an image of zeros.
 
@@ -101,10 +92,7 @@ def paste_masks_in_image(
 
 @torch.jit.script_if_tracing
 def _paste_masks_tensor_shape(
-    masks: Tensor,
-    boxes: Tensor,
-    image_shape: Tuple[Tensor, Tensor],  # noqa: UP006
-    threshold: float = 0.5,
+    masks: Tensor, boxes: Tensor, image_shape: tuple[Tensor, Tensor], threshold: float = 0.5
 ) -> Tensor:
     """``paste_masks_in_image`` whose image shape stays an input of a traced graph."""
     return paste_masks_in_image(masks, boxes, (int(image_shape[0]), int(image_shape[1])), threshold)

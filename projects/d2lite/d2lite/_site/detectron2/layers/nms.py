@@ -3,10 +3,6 @@
 from torch import Tensor
 from torchvision.ops import boxes as box_ops, nms  # noqa: F401
 
-from detectron2._scope import missing_attribute
-
-__getattr__ = missing_attribute(__name__)
-
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """Non-maximum suppression among the boxes of the same group.

@@ -112,6 +112,5 @@ class Conv2d(nn.Conv2d):
         if check_if_dynamo_compiling() or not isinstance(self.norm, nn.SyncBatchNorm):
             return
         with warnings.catch_warnings(record=True):  # tracing warns about the branch
-            assert not self.training or x.numel() > 0, (
-                "SyncBatchNorm does not support empty inputs!"
-            )
+            refused = self.training and x.numel() == 0
+            assert not refused, "SyncBatchNorm does not support empty inputs!"

@@ -4,13 +4,11 @@ Shape letters: N, M numbers of boxes, K of points.
 """
 
 from enum import IntEnum, unique
-from typing import List, Tuple, Union  # noqa: UP035 (TorchScript compiles Boxes)
+from typing import List, Tuple  # noqa: UP035 (TorchScript compiles Boxes)
 
 import numpy as np
 import torch
 from torch import Tensor, device
-
-_RawBoxes = Union[List[float], Tuple[float, ...], Tensor, np.ndarray]  # noqa: UP006, UP007
 
 
 @unique
@@ -25,7 +23,7 @@ class BoxMode(IntEnum):
     XYWHA_ABS = 4  # (centre x, centre y, width, height, angle in degrees counter-clockwise)
 
     @staticmethod
-    def convert(box: _RawBoxes, from_mode: "BoxMode", to_mode: "BoxMode") -> _RawBoxes:
+    def convert(box, from_mode: "BoxMode", to_mode: "BoxMode"):
         """Rewrite boxes in another mode.
 
         Args:
