@@ -1,6 +1,7 @@
 """LVT for Detectron2. Importing this package decides what answers to ``import detectron2``."""
 
 import logging
+import sys
 import warnings
 
 from lvt_d2._after_import import after_import
@@ -11,8 +12,20 @@ warnings.filterwarnings("ignore", r"`torch\.jit\.script` is depr", FutureWarning
 
 __version__ = "0.1.0"
 
-ENGINE: str = activate()
-"""``"detectron2"`` or ``"d2lite"``: the engine that runs in this process."""
+
+def _doctor_is_called() -> bool:
+    """Whether this is ``python -m lvt_d2.doctor``, which reports itself what is wrong here."""
+    modules = (argument.removeprefix("-m") for argument in sys.orig_argv[1:])
+    return sys.argv[:1] == ["-m"] and any(m.startswith("lvt_d2.doctor") for m in modules)
+
+
+try:
+    ENGINE: str = activate()
+    """``"detectron2"`` or ``"d2lite"``: the engine that runs in this process."""
+except (ImportError, ValueError):
+    if not _doctor_is_called():
+        raise
+    ENGINE = "none"
 
 
 def _register_in_timm() -> None:
