@@ -1,6 +1,8 @@
 """The merge takes its own detections, the output the others."""
 
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -53,9 +55,14 @@ class FixedHeads(nn.Module):
         return [found], {}
 
 
-def run(flagged, do_postprocess=True):
-    model = MergePanopticFPN(
-        sem_seg_head=FixedSemSeg(),
+class StrideBackbone(FixedBackbone):
+    def forward(self, x):
+        return {"p2": x[:, :, ::4, ::4]}
+
+
+def build(sem_seg_head, flagged=True):
+    return MergePanopticFPN(
+        sem_seg_head=sem_seg_head,
         combine_overlap_thresh=0.5,
         combine_stuff_area_thresh=10,
         combine_instances_score_thresh=0.0,
@@ -65,6 +72,10 @@ def run(flagged, do_postprocess=True):
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
     ).eval()
+
+
+def run(flagged, do_postprocess=True):
+    model = build(FixedSemSeg(), flagged)
     return model.inference([{"image": torch.zeros(3, *SIZE)}], do_postprocess)
 
 
@@ -91,3 +102,34 @@ def test_without_flags_it_is_the_parent():
 def test_without_postprocessing():
     detections, logits = run(flagged=True, do_postprocess=False)
     assert len(detections[0]) == 2 and logits.shape == (1, 3, 64, 64)
+
+
+def test_one_resize_or_two():
+    """Logits of Detectron2's head are resized at once, others are resized as they come."""
+
+    def results(head_class):
+        torch.manual_seed(0)
+        head = head_class(
+            {"p2": ShapeSpec(channels=3, stride=4)},
+            num_classes=3,
+            conv_dims=8,
+            common_stride=4,
+            norm="",
+        )
+        model = build(head)
+        model.backbone = StrideBackbone()
+        image = torch.rand(3, *SIZE) * 9
+        with torch.no_grad():
+            (result,) = model.inference([{"image": image, "height": 50, "width": 91}])
+        return result
+
+    class OwnForward(SemSegFPNHead):
+        def forward(self, features, targets=None):
+            return super().forward(features, targets)
+
+    at_once, in_two = results(SemSegFPNHead), results(OwnForward)
+    torch.testing.assert_close(at_once["sem_seg"], in_two["sem_seg"], rtol=0, atol=1e-5)
+    assert at_once["sem_seg"].shape == (3, 50, 91)
+    maps = [result["panoptic_seg"][0] for result in (at_once, in_two)]
+    assert maps[0].dtype == maps[1].dtype == torch.int32
+    assert (maps[0] == maps[1]).float().mean() > 0.999
