@@ -119,7 +119,6 @@ def detectron2() -> list[Row]:
         ("model_zoo", _model_zoo, "detectron2.model_zoo, which lvt_d2 does not use"),
         ("visualizer", _visualizer, "pictures (Visualizer, PredictionPictures, visualize_data.py)"),
         ("panopticapi", _panopticapi, "COCOPanopticEvaluator; PanopticEvaluator needs none"),
-        ("LazyConfig", _lazy_config, "all of this project's configs"),
     ):
         rows.append(_part(subject, probe, loss))
     if any(row.subject == "detectron2._C" and row.level != "ok" for row in rows):
@@ -156,13 +155,6 @@ def _visualizer() -> None:
 
 def _panopticapi() -> None:
     importlib.import_module("panopticapi.evaluation")
-
-
-def _lazy_config() -> None:
-    from detectron2.config import LazyCall, LazyConfig, instantiate
-
-    instantiate(LazyCall(dict)(a=1))
-    LazyConfig.apply_overrides(LazyCall(dict)(a=1), ["a=2"])
 
 
 def _compiled_evaluation() -> None:

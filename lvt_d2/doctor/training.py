@@ -31,6 +31,8 @@ def training_step() -> list[Row]:
 def _step() -> dict[str, float]:
     """Losses of one step, which has changed the weights."""
     import torch
+    from detectron2.config import LazyCall as L, LazyConfig, instantiate
+    from detectron2.solver import get_default_optimizer_params
     from detectron2.structures import BitMasks, Boxes, Instances
 
     from lvt_d2.engine import Trainer
@@ -46,8 +48,10 @@ def _step() -> dict[str, float]:
     model = _detector().train()
     lvt = model.backbone.bottom_up
     before = {name: p.detach().clone() for name, p in lvt.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    trainer = Trainer(model, [batch], optimizer)
+    config = L(torch.optim.AdamW)(params=L(get_default_optimizer_params)(), lr=1.0)
+    config = LazyConfig.apply_overrides(config, ["lr=1e-3"])
+    config.params.model = model
+    trainer = Trainer(model, [batch], instantiate(config))
     trainer.train(0, 1)
     unchanged = [name for name, p in lvt.named_parameters() if torch.equal(p, before[name])]
     if unchanged:
