@@ -1,6 +1,7 @@
 """Backbones to time: the textbook's LVT, ours on every path, and timm's networks of that size."""
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import timm
@@ -15,6 +16,7 @@ from lvt_d2.modeling import LVT
 
 PEERS = ("pvt_v2_b0", "mobilevit_xs", "efficientformerv2_s0", "fastvit_t8", "resnet18")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXACTNESS_SIZES = ((2, 64, 96), (1, 97, 65), (1, 224, 160))  # batch, height, width
 
 
 def paths(device: torch.device) -> list[str]:
@@ -122,17 +124,22 @@ def training(
     return Contender(run, prepare=lambda: net.zero_grad(set_to_none=True))
 
 
-def exactness(device: torch.device) -> dict[str, float]:
+def exactness(
+    device: torch.device, sizes: Sequence[tuple[int, int, int]] = EXACTNESS_SIZES
+) -> dict[str, float]:
     """Largest difference of every path to the textbook: outputs (float32, float64), gradients.
 
-    Outputs are compared as they are, a parameter's gradient relative to its norm, over even and
-    odd sizes.
+    Outputs are compared as they are, a parameter's gradient relative to its norm.
+
+    Args:
+        device: where.
+        sizes: batch, height and width of the inputs.
     """
     found = {}
     for path in paths(device):
         for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
             outputs = gradients = 0.0
-            for size in ((2, 64, 96), (1, 97, 65), (1, 224, 160)):
+            for size in sizes:
                 differences = _differences(device, path, dtype, size)
                 outputs = max(outputs, differences[0])
                 gradients = max(gradients, differences[1])
