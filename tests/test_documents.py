@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "datasets/README.md"]
+PAGES = [
+    "README.md",
+    "MODEL_ZOO.md",
+    "CONTRIBUTING.md",
+    "datasets/README.md",
+    "projects/README.md",
+    "projects/imagenet/README.md",
+]
 COMMAND = re.compile(r"^\s*(?:python|make|tools/|torchrun|\w+=\S+ python)\b.*", re.M)
 
 
@@ -34,7 +41,7 @@ def test_commands_name_what_exists(page):
         if words[0] == "make":
             assert words[1] in targets, command
         for word in words:
-            if re.fullmatch(r"(tools|configs|datasets)/[\w/.]+\.py", word):
+            if re.fullmatch(r"(tools|configs|datasets|projects)/[\w/.]+\.(py|yaml)", word):
                 assert (ROOT / word).is_file(), command
 
 
