@@ -82,6 +82,7 @@ QUICK = (
     *SMALL,
 )  # fmt: skip
 
+
 @pytest.fixture(scope="session")
 def quick() -> tuple[str, ...]:
     """Options of a training that takes seconds; later ones win."""
