@@ -1,6 +1,7 @@
 """The one place that decides which code computes a layer."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -91,6 +92,8 @@ def _why_not_triton(x: Tensor) -> str | None:
         dtype = torch.get_autocast_dtype(x.device.type)
     if dtype not in kernels.DTYPES:
         return f"the input is {dtype}; Triton kernels take float32, float16 and bfloat16"
+    if math.prod(x.shape[1:]) > kernels.MAX_IMAGE:
+        return f"images of {tuple(x.shape[1:])}; Triton kernels take {kernels.MAX_IMAGE} numbers"
     if x.is_cuda and torch.version.hip is None:
         needed = 8 if dtype is torch.bfloat16 else 7
         major, minor = _capability(x.device)
@@ -127,7 +130,8 @@ def _triton(operation: str) -> Callable:
     def triton(layer, x: Tensor) -> Tensor:
         reason = why_not(layer)
         if reason is not None:
-            _warn_once(f"{type(layer).__name__} has {reason}")
+            if _kind == "triton":
+                _warn_once(f"{type(layer).__name__} has {reason}")
             return eager(layer, x)
         # Nothing to compute; or dtypes that don't fit, for which PyTorch has a clear error.
         mixed = not torch.is_autocast_enabled(x.device.type) and any(

@@ -1,7 +1,8 @@
 """What the Triton kernels share.
 
-The kernels are tested in Triton's interpreter against the layers. How fast they are on a GPU has
-not been measured: their tiles follow from register and shared memory budgets, not from tuning.
+The kernels are tested in Triton's interpreter against the layers, and compiled for GPUs. How fast
+they run on one has not been measured: their tiles follow from the registers and the shared memory
+that the compiled code takes, not from tuning.
 
 Tiles are fixed, so no shape sets off an autotuning run. Channels are compile-time constants, of
 which a network has a few; sizes of maps and batches are arguments that no kernel is specialised on,
@@ -16,7 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MAX_CHANNELS = 256  # a kernel holds all channels of a tile's tokens on the chip
+MAX_CHANNELS = 128  # a kernel holds all channels of a tile's tokens on the chip
+# Inside an image kernels count in 32 bits, of up to 9/4 as many numbers (windows' outputs) or 16
+# times as many (hidden channels).
+MAX_IMAGE = 2**27
 
 
 @triton.jit

@@ -38,7 +38,7 @@ ROWS = 32
 # Columns of a weight that are on the chip at a time.
 COLUMNS = 32
 # Widths of heads: powers of two that a matrix product takes, and whose outputs fit the registers.
-HEAD_CHANNELS = (16, 32, 64, 128)
+HEAD_CHANNELS = (16, 32, 64)
 _SIZES = ["H", "W", "h", "w", "L", "pixels"]
 
 
@@ -238,8 +238,8 @@ def _backward_mix(
     logits = x.new_empty(L, num_heads * 81)
     pooled = x.new_empty(L, x.shape[3])
     constants = _head_constants(x, num_heads)
-    # Beside the nine gradients there are two attention maps in registers: twice the threads.
-    warps = max(8, constants["D"] // 8)
+    # Beside the nine gradients two attention maps are in registers: more threads than forwards.
+    warps = max(8, constants["D"] // 4)
     with on_device(x):
         _backward_mix_kernel[(triton.cdiv(L, WINDOWS), num_heads)](
             x,
@@ -316,9 +316,19 @@ def _backward_input(products: Tensor, grad_pooled: Tensor, values: Tensor, x: Te
 
 
 @triton.jit
-def _window(number, h, w):
-    """Image, row and column of windows."""
-    return number // (h * w), number // w % h, number % w
+def _image(first, h, w):
+    """Image of a tile's first window, in 64 bits.
+
+    A tile's offsets are counted from its first window or image, and have 32 bits: those of the nine
+    outputs would take all registers with 64.
+    """
+    return (first // (h * w)).to(tl.int64)
+
+
+@triton.jit
+def _window(number, first, h, w):
+    """Image (counted from that of the first), row and column of windows."""
+    return number // (h * w) - first // (h * w), number // w % h, number % w
 
 
 @triton.jit
@@ -326,7 +336,7 @@ def _pixel(b, i, j, p, H, W):
     """Number of the pixel at position p of windows, and whether it is on the map."""
     y = 2 * i + p // 3 - 1
     x = 2 * j + p % 3 - 1
-    return (b * H + y).to(tl.int64) * W + x, (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    return (b * H + y) * W + x, (y >= 0) & (y < H) & (x >= 0) & (x < W)
 
 
 @triton.jit
@@ -361,7 +371,7 @@ def _product_of(pixels, values, head, p, C: tl.constexpr, D: tl.constexpr, BLOCK
     rows = p * C + head * D + tl.arange(0, D)
     matrix = tl.load(
         values + rows[None, :] * C + c[:, None],
-        mask=(c < C)[:, None] & (rows >= 0)[None, :],
+        mask=(c < C)[:, None],
         other=0,
     )
     return product(pixels, matrix)
@@ -403,9 +413,11 @@ def _mix_kernel(
     WINDOWS: tl.constexpr,
 ):
     head = tl.program_id(1)
-    number = tl.program_id(0) * WINDOWS + tl.arange(0, WINDOWS)
-    valid = number < L
-    b, i, j = _window(number, h, w)
+    first = tl.program_id(0) * WINDOWS
+    local = tl.arange(0, WINDOWS)
+    valid = first + local < L
+    b, i, j = _window(first + local, first, h, w)
+    x += _image(first, h, w) * H * W * C
     pooled = _pool(x, b, i, j, valid, H, W, C, BLOCK_C)
     highest = tl.full((WINDOWS, 16), float("-inf"), tl.float32)
     total = tl.zeros((WINDOWS, 16), tl.float32)
@@ -423,15 +435,15 @@ def _mix_kernel(
     outputs = outputs / total[:, :, None]
     q = tl.arange(0, 16)
     mask = valid[:, None] & (q < 9)[None, :]
-    rows = number.to(tl.int64)[:, None] * 9 + q[None, :]
+    rows = local[:, None] * 9 + q[None, :]
     channels = head * D + tl.arange(0, D)
     tl.store(
-        mixed + rows[:, :, None] * C + channels[None, None, :],
+        mixed + first.to(tl.int64) * 9 * C + rows[:, :, None] * C + channels[None, None, :],
         outputs.to(mixed.dtype.element_ty),
-        mask=mask[:, :, None] & (channels >= 0)[None, None, :],
+        mask=mask[:, :, None],
     )
-    rows = (number.to(tl.int64) * HEADS + head)[:, None] * 9 + q[None, :]
-    tl.store(mass + rows, highest + tl.log(total), mask=mask)
+    rows = (local * HEADS + head)[:, None] * 9 + q[None, :]
+    tl.store(mass + first.to(tl.int64) * HEADS * 9 + rows, highest + tl.log(total), mask=mask)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -453,9 +465,13 @@ def _fold_kernel(
     PROJECT: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = number < pixels
-    b, y, x = number // (H * W), number // W % H, number % W
+    first = tl.program_id(0) * ROWS
+    local = tl.arange(0, ROWS)
+    valid = first + local < pixels
+    image = first // (H * W)
+    mixed += image.to(tl.int64) * h * w * 9 * C
+    b = (first + local) // (H * W) - image
+    y, x = (first + local) // W % H, (first + local) % W
     c = tl.arange(0, BLOCK_C)
     on_channel = (c < C)[None, :]
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
@@ -465,18 +481,19 @@ def _fold_kernel(
         i, j = y // 2 + later // 2, x // 2 + later % 2
         a = 1 + y % 2 - 2 * (later // 2)
         e = 1 + x % 2 - 2 * (later % 2)
-        rows = ((b * h + i).to(tl.int64) * w + j) * 9 + 3 * a + e
+        rows = ((b * h + i) * w + j) * 9 + 3 * a + e
         mask = valid & (a >= 0) & (e >= 0) & (i < h) & (j < w)
         total += tl.load(
             mixed + rows[:, None] * C + c[None, :], mask=mask[:, None] & on_channel, other=0
         ).to(tl.float32)
     sums = total.to(mixed.dtype.element_ty)
-    start = number.to(tl.int64)[:, None] * C
+    start = first.to(tl.int64) * C
+    offsets = local[:, None] * C
     if KEEP:
-        tl.store(folded + start + c[None, :], sums, mask=valid[:, None] & on_channel)
+        tl.store(folded + start + offsets + c[None, :], sums, mask=valid[:, None] & on_channel)
     if PROJECT:
-        for first in range(0, C, COLUMNS):
-            n = first + tl.arange(0, COLUMNS)
+        for column in range(0, C, COLUMNS):
+            n = column + tl.arange(0, COLUMNS)
             matrix = tl.load(
                 projection + n[None, :] * C + c[:, None],
                 mask=(n < C)[None, :] & (c < C)[:, None],
@@ -485,7 +502,7 @@ def _fold_kernel(
             offset = tl.load(bias + n, mask=n < C, other=0).to(tl.float32)
             result = product(sums, matrix) + offset[None, :]
             tl.store(
-                out + start + n[None, :],
+                out + start + offsets + n[None, :],
                 result.to(out.dtype.element_ty),
                 mask=valid[:, None] & (n < C)[None, :],
             )
@@ -515,24 +532,29 @@ def _backward_mix_kernel(
     WINDOWS: tl.constexpr,
 ):
     head = tl.program_id(1)
-    number = tl.program_id(0) * WINDOWS + tl.arange(0, WINDOWS)
-    valid = number < L
-    long = number.to(tl.int64)
-    b, i, j = _window(number, h, w)
+    first = tl.program_id(0) * WINDOWS
+    local = tl.arange(0, WINDOWS)
+    valid = first + local < L
+    b, i, j = _window(first + local, first, h, w)
+    long = first.to(tl.int64)
+    x += _image(first, h, w) * H * W * C
+    grad += _image(first, h, w) * H * W * C
+    products += long * 9 * C
+    logits += long * HEADS * 81
     c = tl.arange(0, BLOCK_C)
     channels = head * D + tl.arange(0, D)
     pooled = _pool(x, b, i, j, valid, H, W, C, BLOCK_C)
     pool_mask = valid[:, None] & (c < C)[None, :] & (head == 0)
-    tl.store(pools + long[:, None] * C + c[None, :], pooled, mask=pool_mask)
+    tl.store(pools + long * C + local[:, None] * C + c[None, :], pooled, mask=pool_mask)
 
     q = tl.arange(0, 16)
     mask = valid[:, None] & (q < 9)[None, :]
-    rows = (long * HEADS + head)[:, None] * 9 + q[None, :]
-    denominators = tl.load(mass + rows, mask=mask, other=0)
+    rows = (local * HEADS + head)[:, None] * 9 + q[None, :]
+    denominators = tl.load(mass + long * HEADS * 9 + rows, mask=mask, other=0)
     pixel, inside = _pixel(b[:, None], i[:, None], j[:, None], q[None, :], H, W)
     above = tl.load(
         grad + pixel[:, :, None] * C + channels[None, None, :],
-        mask=(mask & inside)[:, :, None] & (channels >= 0)[None, None, :],
+        mask=(mask & inside)[:, :, None],
         other=0,
     ).to(tl.float32)
 
@@ -547,9 +569,9 @@ def _backward_mix_kernel(
         v = _product_of(pixels, values, head, p, C, D, BLOCK_C)
         of_v = tl.sum(a[:, :, None] * above, 1)
         tl.store(
-            products + (long * 9 + p)[:, None] * C + channels[None, :],
+            products + (local * 9 + p)[:, None] * C + channels[None, :],
             of_v.to(products.dtype.element_ty),
-            mask=valid[:, None] & (channels >= 0)[None, :],
+            mask=valid[:, None],
         )
         of_a = tl.sum(above * v[:, None, :], 2)
         inner += a * of_a
@@ -582,18 +604,19 @@ def _backward_values_kernel(
     m = tl.program_id(2) // blocks * SIDE + tl.arange(0, SIDE)  # channels of the product
     n = tl.program_id(2) % blocks * SIDE + tl.arange(0, SIDE)  # of the pixel
     total = tl.zeros((SIDE, SIDE), tl.float32)
-    for first in range(part * ROWS, L, tl.num_programs(0) * ROWS):
-        number = first + tl.arange(0, ROWS)
-        valid = number < L
-        b, i, j = _window(number, h, w)
+    local = tl.arange(0, ROWS)
+    for skipped in range(0, L, tl.num_programs(0) * ROWS):
+        first = skipped + part * ROWS
+        valid = first + local < L
+        b, i, j = _window(first + local, first, h, w)
         pixel, inside = _pixel(b, i, j, p, H, W)
         above = tl.load(
-            products + (number.to(tl.int64) * 9 + p)[None, :] * C + m[:, None],
+            products + first.to(tl.int64) * 9 * C + (local * 9 + p)[None, :] * C + m[:, None],
             mask=valid[None, :] & (m < C)[:, None],
             other=0,
         )
         pixels = tl.load(
-            x + pixel[:, None] * C + n[None, :],
+            x + _image(first, h, w) * H * W * C + pixel[:, None] * C + n[None, :],
             mask=(inside & valid)[:, None] & (n < C)[None, :],
             other=0,
         )
@@ -623,14 +646,17 @@ def _backward_input_kernel(
     # Pixels of one parity of row and column meet the same positions of windows, and so the same
     # value matrices: a program has the pixels of one parity, in the 2x2 cells of some windows.
     odd_y, odd_x = tl.program_id(1) // 2, tl.program_id(1) % 2
-    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = number < L
-    b, i, j = _window(number, h, w)
+    first = tl.program_id(0) * ROWS
+    local = tl.arange(0, ROWS)
+    valid = first + local < L
+    b, i, j = _window(first + local, first, h, w)
+    image = _image(first, h, w)
+    products += image * h * w * 9 * C
     c = tl.arange(0, BLOCK_C)
     n = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     on_channel = (n < C)[None, :]
     total = tl.load(
-        grad_pooled + number.to(tl.int64)[:, None] * C + n[None, :],
+        grad_pooled + first.to(tl.int64) * C + local[:, None] * C + n[None, :],
         mask=valid[:, None] & on_channel,
         other=0,
     ).to(tl.float32)
@@ -638,7 +664,7 @@ def _backward_input_kernel(
     for later in range((1 + odd_y) * (1 + odd_x)):
         later_y, later_x = later // (1 + odd_x), later % (1 + odd_x)
         p = 3 * (1 + odd_y - 2 * later_y) + 1 + odd_x - 2 * later_x
-        window = (b * h + i + later_y).to(tl.int64) * w + j + later_x
+        window = (b * h + i + later_y) * w + j + later_x
         mask = valid & (i + later_y < h) & (j + later_x < w)
         above = tl.load(
             products + (window * 9 + p)[:, None] * C + c[None, :],
@@ -652,6 +678,7 @@ def _backward_input_kernel(
         )
         total += product(above, matrix)
     y, x = 2 * i + odd_y, 2 * j + odd_x
-    rows = (b * H + y).to(tl.int64) * W + x
+    rows = (b * H + y) * W + x
+    out += image * H * W * C
     mask = (valid & (y < H) & (x < W))[:, None] & on_channel
     tl.store(out + rows[:, None] * C + n[None, :], total.to(out.dtype.element_ty), mask=mask)

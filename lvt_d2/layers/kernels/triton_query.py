@@ -32,8 +32,9 @@ from lvt_d2.layers.kernels.triton_common import (
 # Side of a tile in pixels. Square tiles share most of what neighbouring pixels read: at dilation 5
 # a tile of 64 reads 5 times its own pixels, and a row of 64 pixels 7 times.
 SIDE = 8
-# Channels of a tile at most: 64 pixels x 64 channels are 32 float32 sums for each of 128 threads.
+# Channels of a tile at most: 64 pixels x 64 channels are 16 float32 sums for each of 256 threads.
 CHANNELS = 64
+WARPS = 8
 _SIZES = ["H", "W", "tiles", "numel"]
 
 
@@ -174,7 +175,7 @@ def _grid(x: Tensor) -> tuple[int, int, dict]:
     B, H, W, C = x.shape
     block = min(C & -C, CHANNELS)  # the largest power of two that divides C: no channel is masked
     tiles = B * triton.cdiv(H, SIDE) * triton.cdiv(W, SIDE)
-    return tiles, C // block, {"C": C, "BLOCK": block, "SIDE": SIDE, "num_warps": 4}
+    return tiles, C // block, {"C": C, "BLOCK": block, "SIDE": SIDE, "num_warps": WARPS}
 
 
 @lru_cache(maxsize=64)
@@ -186,33 +187,35 @@ def _on_device(rates: tuple[int, ...], device: torch.device) -> Tensor:
 
 @triton.jit
 def _tile(tile, H, W, SIDE: tl.constexpr):
-    """First row of the image in (B*H, ...), and y and x of the tile's pixels."""
+    """Image, and y and x of the tile's pixels."""
     across = tl.cdiv(W, SIDE)
     down = tl.cdiv(H, SIDE)
     pixel = tl.arange(0, SIDE * SIDE)
     y = tile // across % down * SIDE + pixel // SIDE
     x = tile % across * SIDE + pixel % SIDE
-    return tile // (across * down) * H, y, x
+    return (tile // (across * down)).to(tl.int64), y, x
 
 
 @triton.jit
-def _at(top, y, x, channels, H, W, C: tl.constexpr):
-    """Offsets of pixels in (B, H, W, C), and which of them are on the map."""
+def _at(y, x, channels, H, W, C: tl.constexpr):
+    """Offsets of pixels inside an image, and which of them are on it.
+
+    They have 32 bits: 64 would take half of the registers.
+    """
     inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    offsets = ((top + y).to(tl.int64) * W + x)[:, None] * C + channels[None, :]
-    return offsets, inside[:, None]
+    return (y * W + x)[:, None] * C + channels[None, :], inside[:, None]
 
 
 @triton.jit
-def _convolve(source, weight, start, top, y, x, channels, rate, H, W, C: tl.constexpr):
-    """``start`` plus the convolution at a tile's pixels, in float32."""
+def _convolve(image, weight, start, y, x, channels, rate, H, W, C: tl.constexpr):
+    """``start`` plus the convolution of an image at a tile's pixels, in float32."""
     total = start
-    for tap in tl.static_range(9):
-        offsets, inside = _at(
-            top, y + (tap // 3 - 1) * rate, x + (tap % 3 - 1) * rate, channels, H, W, C
-        )
-        factor = tl.load(weight + channels * 9 + tap).to(tl.float32)
-        total += factor[None, :] * tl.load(source + offsets, mask=inside, other=0).to(tl.float32)
+    for m in range(3):  # with all nine taps unrolled, the pixels would take all registers
+        for n in tl.static_range(3):
+            offsets, inside = _at(y + (m - 1) * rate, x + (n - 1) * rate, channels, H, W, C)
+            factor = tl.load(weight + channels * 9 + 3 * m + n).to(tl.float32)
+            pixels = tl.load(image + offsets, mask=inside, other=0).to(tl.float32)
+            total += factor[None, :] * pixels
     return total
 
 
@@ -232,7 +235,8 @@ def _forward_kernel(
     GELU: tl.constexpr,
     RATES: tl.constexpr,
 ):
-    top, y, x = _tile(tl.program_id(0), H, W, SIDE)
+    b, y, x = _tile(tl.program_id(0), H, W, SIDE)
+    first = b * H * W * C
     channels = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.zeros((SIDE * SIDE, BLOCK), tl.float32)
     if BIAS:
@@ -240,10 +244,10 @@ def _forward_kernel(
     total = tl.zeros((SIDE * SIDE, BLOCK), tl.float32)
     for r in range(RATES):
         rate = tl.load(rates + r)
-        branch = _convolve(x_ptr, weight, start, top, y, x, channels, rate, H, W, C)
+        branch = _convolve(x_ptr + first, weight, start, y, x, channels, rate, H, W, C)
         total += gelu(branch) if GELU else silu(branch)
-    offsets, inside = _at(top, y, x, channels, H, W, C)
-    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=inside)
+    offsets, inside = _at(y, x, channels, H, W, C)
+    tl.store(out + first + offsets, total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -274,24 +278,25 @@ def _branches_kernel(
         start += tl.load(bias + channels).to(tl.float32)[None, :]
     sums = tl.zeros((16, BLOCK), tl.float32)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        top, y, x = _tile(tile, H, W, SIDE)
-        offsets, inside = _at(top, y, x, channels, H, W, C)
-        above = tl.load(grad + offsets, mask=inside, other=0).to(tl.float32)
+        b, y, x = _tile(tile, H, W, SIDE)
+        first = b * H * W * C
+        image = x_ptr + first
+        offsets, inside = _at(y, x, channels, H, W, C)
+        above = tl.load(grad + first + offsets, mask=inside, other=0).to(tl.float32)
         for r in range(RATES):
             rate = tl.load(rates + r)
-            branch = _convolve(x_ptr, weight, start, top, y, x, channels, rate, H, W, C)
+            branch = _convolve(image, weight, start, y, x, channels, rate, H, W, C)
             of_branch = above * (gelu_slope(branch) if GELU else silu_slope(branch))
-            target = branches + numel.to(tl.int64) * r + offsets
-            tl.store(target, of_branch.to(branches.dtype.element_ty), mask=inside)
+            target = branches + (numel.to(tl.int64) * r + first)
+            tl.store(target + offsets, of_branch.to(branches.dtype.element_ty), mask=inside)
             if LEARNS:
                 sums += tl.where(row[:, None] == 9, tl.sum(of_branch, 0)[None, :], 0)
-                for tap in tl.static_range(9):
-                    at, on_map = _at(
-                        top, y + (tap // 3 - 1) * rate, x + (tap % 3 - 1) * rate, channels, H, W, C
-                    )
-                    pixels = tl.load(x_ptr + at, mask=on_map, other=0).to(tl.float32)
-                    of_tap = tl.sum(pixels * of_branch, 0)
-                    sums += tl.where(row[:, None] == tap, of_tap[None, :], 0)
+                for m in range(3):
+                    for n in tl.static_range(3):
+                        at, on_map = _at(y + (m - 1) * rate, x + (n - 1) * rate, channels, H, W, C)
+                        pixels = tl.load(image + at, mask=on_map, other=0).to(tl.float32)
+                        of_tap = tl.sum(pixels * of_branch, 0)[None, :]
+                        sums += tl.where(row[:, None] == 3 * m + n, of_tap, 0)
     if LEARNS:
         rows = tl.program_id(0) * 16 + row
         tl.store(partial + rows[:, None] * C + channels[None, :], sums)
@@ -311,13 +316,14 @@ def _input_kernel(
     SIDE: tl.constexpr,
     RATES: tl.constexpr,
 ):
-    top, y, x = _tile(tl.program_id(0), H, W, SIDE)
+    b, y, x = _tile(tl.program_id(0), H, W, SIDE)
+    first = b * H * W * C
     channels = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((SIDE * SIDE, BLOCK), tl.float32)
     for r in range(RATES):
         # Dilation with a negative rate: the kernel turned by 180 degrees.
         rate = -tl.load(rates + r)
-        source = branches + numel.to(tl.int64) * r
-        total = _convolve(source, weight, total, top, y, x, channels, rate, H, W, C)
-    offsets, inside = _at(top, y, x, channels, H, W, C)
-    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=inside)
+        image = branches + (numel.to(tl.int64) * r + first)
+        total = _convolve(image, weight, total, y, x, channels, rate, H, W, C)
+    offsets, inside = _at(y, x, channels, H, W, C)
+    tl.store(out + first + offsets, total.to(out.dtype.element_ty), mask=inside)
