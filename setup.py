@@ -17,15 +17,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=[
-        *find_packages(include=["lvt_d2", "lvt_d2.*"]),
-        *find_packages("projects/imagenet", include=["lvt_imagenet", "lvt_imagenet.*"]),
-        "d2lite",
-    ],
-    package_dir={
-        "d2lite": "projects/d2lite/d2lite",
-        "lvt_imagenet": "projects/imagenet/lvt_imagenet",
-    },
+    packages=[*find_packages(include=["lvt_d2", "lvt_d2.*"]), "d2lite"],
+    package_dir={"d2lite": "projects/d2lite/d2lite"},
     # The engine's `detectron2` is data of d2lite: no installation ever owns a top-level package
     # of that name but Detectron2's own.
     package_data={"d2lite": [str(p.relative_to(ENGINE)) for p in ENGINE.glob("_site/**/*.py")]},
