@@ -39,13 +39,15 @@ def pair(device: torch.device, memory_efficient: bool = False) -> tuple[Textbook
 class Peer(nn.Module):
     """A network of timm without its classifier: the maps of all its stages.
 
-    Raises:
-        RuntimeError: this timm does not know the network.
+    Args:
+        name: one that timm knows.
+        size: height and width of its images; some networks are made for one size.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, size: tuple[int, int]):
         super().__init__()
-        self.net = timm.create_model(name, features_only=True, pretrained=False)
+        options = {"img_size": size} if name.startswith("efficientformer") else {}
+        self.net = timm.create_model(name, features_only=True, pretrained=False, **options)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps by their place."""

@@ -197,5 +197,5 @@ def _backbone(name: str, device: torch.device) -> Case:
             contenders[f"{path}, CUDA graph"] = backbones.cuda_graph(lvt, x, path, dtype)
     if "peers" in flags:
         for peer in backbones.PEERS:
-            contenders[peer] = make(backbones.Peer(peer).to(device), x, dtype=dtype)
+            contenders[peer] = make(backbones.Peer(peer, size[1:]).to(device), x, dtype=dtype)
     return Case(name, contenders, images=size[0])

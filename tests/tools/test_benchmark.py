@@ -189,6 +189,13 @@ def test_files(tmp_path, capsys):
     assert all(r["peak"] > 0 and r["median"] > 0 for r in infer["rows"] + train["rows"])
 
 
+def test_peers_take_the_size_of_the_case(tmp_path):
+    case = build("infer-1x64x96-peers", CPU, tmp_path)
+    assert set(backbones.PEERS) < set(case.contenders)
+    for name in backbones.PEERS:
+        case.contenders[name].run()
+
+
 def test_verdicts_stand_under_the_table(tmp_path):
     case = build("infer-1x32", CPU, tmp_path)
     case.floors = [Floor("time", 2.0, "eager"), Floor("memory", 0.1, "eager")]
