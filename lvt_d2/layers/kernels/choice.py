@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -18,6 +19,7 @@ _EAGER = {
     "atrous_query": eager_query.atrous_query,
     "mlp": eager_mlp.mlp,
 }
+OLDEST_TRITON = (3, 2)  # in the interpreter of older ones results are wrong
 KINDS = ("auto", "reference", "eager", "triton")
 
 
@@ -95,7 +97,8 @@ def _why_not_triton(x: Tensor) -> str | None:
     if math.prod(x.shape[1:]) > kernels.MAX_IMAGE:
         return f"images of {tuple(x.shape[1:])}; Triton kernels take {kernels.MAX_IMAGE} numbers"
     if x.is_cuda and torch.version.hip is None:
-        needed = 8 if dtype is torch.bfloat16 else 7
+        # Below 8.0 Triton multiplies 16-bit numbers without tensor cores, and libraries with them.
+        needed = 7 if dtype is torch.float32 else 8
         major, minor = _capability(x.device)
         if major < needed:
             return (
@@ -109,9 +112,14 @@ def _why_not_triton(x: Tensor) -> str | None:
 def _triton_kernels():
     """The kernels' common module, or why it can't be imported."""
     try:
-        from lvt_d2.layers.kernels import triton_common
+        import triton
     except ImportError as error:
         return f"Triton can't be imported ({error}); on Linux with a GPU: pip install triton"
+    version = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2])
+    if version < OLDEST_TRITON:
+        return f"Triton is {triton.__version__}; the kernels were tested with 3.2 and later"
+    from lvt_d2.layers.kernels import triton_common
+
     return triton_common
 
 
