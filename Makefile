@@ -5,6 +5,8 @@ READY := .venv/.ready
 OUTPUT ?= output/quickstart
 QUICK_CONFIG := configs/quick/shapes_panoptic_lvt.py
 export DETECTRON2_DATASETS ?= datasets
+# Threads that wait sleep, which is fairer to other programs on the machine, and faster beside them.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help venv quickstart test test-slow results lint format clean
 

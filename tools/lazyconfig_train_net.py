@@ -40,8 +40,13 @@ Keys of the config that are read here (everything else belongs to the model and 
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
+
+# Threads that wait for each other sleep: spinning, they take the cores from the loader's workers
+# and from other programs, and wait for them in turn, many times longer. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is not installed
 

@@ -18,9 +18,14 @@ and the config, 1 for data, checkpoints, and losses that are not finite, 130 aft
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+# Threads that wait for each other sleep: spinning, they take the cores from the loader's workers
+# and from other programs, and wait for them in turn, many times longer. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where it is not installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
