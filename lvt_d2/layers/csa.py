@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lvt_d2.layers.init import init_linear
 from lvt_d2.layers.kernels import FastLayer
+from lvt_d2.layers.kernels.eager_csa import position_first
 
 K = 3  # side of a window; windows step by 2 pixels, and a border of 1 zero pixel is added
 
@@ -39,11 +40,11 @@ class CSA(FastLayer):
     operation = "csa"
 
     def __init__(self, dim: int, num_heads: int, memory_efficient: bool = False):
-        super().__init__(memory_efficient)
+        super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
+        self.memory_efficient = memory_efficient
         self.attention = nn.Linear(dim, num_heads * K**4)  # rows are (head, q, p)
         self.value_weight = nn.Parameter(torch.empty(K * K, dim, dim))
         self.proj = nn.Linear(dim, dim)
@@ -65,13 +66,9 @@ class CSA(FastLayer):
         """Softmax over the value positions p: (B, H, W, C) -> (L, p, head, q)."""
         # Ceil mode: a 2x2 window cut by the border averages the pixels that are inside.
         pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1)
-        # With p in front the softmax runs along a strided axis, for which PyTorch has vector code;
-        # along a contiguous axis of nine numbers it is an order of magnitude slower.
-        rows = (self.num_heads, 9, 9)
-        weight = self.attention.weight.unflatten(0, rows).permute(2, 0, 1, 3).flatten(0, 2)
-        bias = self.attention.bias.view(rows).permute(2, 0, 1).flatten()
-        logits = F.linear(pooled.flatten(0, 2), weight * self.scale, bias * self.scale)
-        return logits.unflatten(-1, (9, -1)).softmax(dim=1).unflatten(-1, rows[:2])
+        weight, bias = position_first(self.attention.weight, self.attention.bias, self.num_heads)
+        logits = F.linear(pooled.flatten(0, 2), weight, bias)
+        return logits.unflatten(-1, (9, -1)).softmax(dim=1).unflatten(-1, (self.num_heads, 9))
 
 
 def gather_windows(x: Tensor) -> Tensor:

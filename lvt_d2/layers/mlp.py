@@ -25,7 +25,8 @@ class MLP(FastLayer):
     operation = "mlp"
 
     def __init__(self, dim: int, ratio: int, depthwise: bool, memory_efficient: bool = False):
-        super().__init__(memory_efficient)
+        super().__init__()
+        self.memory_efficient = memory_efficient
         hidden = dim * ratio
         self.fc1 = nn.Linear(dim, hidden)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else None

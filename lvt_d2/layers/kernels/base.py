@@ -7,18 +7,9 @@ from lvt_d2.layers.kernels.choice import fast_path
 
 
 class FastLayer(nn.Module):
-    """A layer with a readable ``reference`` and fast code of the same results.
-
-    Args:
-        memory_efficient: recompute in the backward pass what the forward pass had computed, where
-            the fast code can.
-    """
+    """A layer with a readable ``reference`` and fast code of the same results."""
 
     operation = ""  # its name in `choice`
-
-    def __init__(self, memory_efficient: bool = False):
-        super().__init__()
-        self.memory_efficient = memory_efficient
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
