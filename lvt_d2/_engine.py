@@ -64,6 +64,11 @@ def _refuse_hidden_installation() -> None:
     )
 
 
+def way_out(engine: str) -> str:
+    """Words behind a remedy: d2lite, where it is Detectron2 that fails."""
+    return f", or run on d2lite: export {VARIABLE}=d2lite" if engine == "detectron2" else ""
+
+
 def _use_d2lite(site: Path, first: bool) -> str:
     if first:
         sys.path[:] = [str(site), *(p for p in sys.path if p != str(site))]

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import lvt_d2
-from lvt_d2._engine import INSTALL_PAGE, VARIABLE, activate, d2lite_site
+from lvt_d2._engine import INSTALL_PAGE, VARIABLE, activate, d2lite_site, way_out
 from lvt_d2.doctor.advice import REBUILD_DETECTRON2, explain, one_line
 from lvt_d2.doctor.rows import NOTE, PROBLEM, WARNING, Row, check, importable
 
@@ -82,7 +82,7 @@ def _refused(text: str) -> Row:
     if "is installed but can't be imported" in text:
         folder = text.partition("the folder ")[2].partition(" hides it")[0]
         remedy = f"mv {folder} {folder}-source" if folder else "pip uninstall -y detectron2"
-        remedy += f", or run on d2lite: export {VARIABLE}=d2lite"
+        remedy += way_out("detectron2")
     elif "but it is not installed" in text:
         remedy = f"{INSTALL}, or run on d2lite: unset {VARIABLE}"
     elif "d2lite was not found" in text:

@@ -5,6 +5,7 @@ import io
 import time
 
 import lvt_d2
+from lvt_d2._engine import way_out
 from lvt_d2.doctor.advice import one_line, place
 from lvt_d2.doctor.rows import PROBLEM, Row, check
 
@@ -19,9 +20,7 @@ def training_step() -> list[Row]:
             losses = _step()
     except BaseException as error:
         text = f"one step on the CPU fails: {one_line(error)} ({place(error)})"
-        remedy = "mend what the checks above name"
-        if lvt_d2.ENGINE == "detectron2":
-            remedy += ", or run on d2lite: export LVT_D2_ENGINE=d2lite"
+        remedy = f"mend what the checks above name{way_out(lvt_d2.ENGINE)}"
         return [check(SUBJECT, text, PROBLEM, remedy)]
     seconds = time.perf_counter() - start
     names = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
