@@ -12,6 +12,8 @@ import lvt_d2
 # Of threads and allocators; those that are set are shown.
 VARIABLES = (
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS",
     "OMP_PROC_BIND",
     "KMP_AFFINITY",
