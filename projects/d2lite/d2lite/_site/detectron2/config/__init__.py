@@ -1,30 +1,13 @@
 """Configuration: LazyConfig (Python files) and yacs (YAML files)."""
 
 from detectron2._scope import missing_attribute
-from detectron2.config.compat import downgrade_config, upgrade_config
-from detectron2.config.config import (
-    CfgNode,
-    configurable,
-    get_cfg,
-    global_cfg,
-    set_global_cfg,
-)
+from detectron2.config.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
 from detectron2.config.instantiate import instantiate
 from detectron2.config.lazy import LazyCall, LazyConfig
 from detectron2.utils.env import fixup_module_metadata
 
-__all__ = [
-    "CfgNode",
-    "LazyCall",
-    "LazyConfig",
-    "configurable",
-    "downgrade_config",
-    "get_cfg",
-    "global_cfg",
-    "instantiate",
-    "set_global_cfg",
-    "upgrade_config",
-]
+__all__ = ["CfgNode", "LazyCall", "LazyConfig", "configurable", "get_cfg", "global_cfg"]
+__all__ += ["instantiate", "set_global_cfg"]
 
 __getattr__ = missing_attribute(__name__)
 

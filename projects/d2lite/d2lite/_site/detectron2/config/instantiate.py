@@ -17,15 +17,14 @@ def dump_dataclass(obj: Any) -> dict[str, Any]:
     assert dataclasses.is_dataclass(obj) and not isinstance(obj, type), (
         "dump_dataclass() requires an instance of a dataclass."
     )
-
-    def dump(value: Any) -> Any:
-        return dump_dataclass(value) if dataclasses.is_dataclass(value) else value
-
     dumped = {"_target_": _convert_target_to_string(type(obj))}
     for field in dataclasses.fields(obj):
         value = getattr(obj, field.name)
-        is_sequence = isinstance(value, (list, tuple))
-        dumped[field.name] = [dump(x) for x in value] if is_sequence else dump(value)
+        if dataclasses.is_dataclass(value):
+            value = dump_dataclass(value)
+        elif isinstance(value, (list, tuple)):
+            value = [dump_dataclass(x) if dataclasses.is_dataclass(x) else x for x in value]
+        dumped[field.name] = value
     return dumped
 
 
@@ -48,18 +47,13 @@ def instantiate(cfg: Any) -> Any:
     if not (isinstance(cfg, Mapping) and "_target_" in cfg):
         return cfg
 
-    recurse = instantiate if getattr(cfg, "_recursive_", True) else (lambda x: x)
-    arguments = {key: recurse(value) for key, value in cfg.items()}
-    arguments.pop("_recursive_", None)
+    recurse = instantiate if getattr(cfg, "_recursive_", True) else (lambda value: value)
+    arguments = {key: recurse(value) for key, value in cfg.items() if key != "_recursive_"}
     target = name = instantiate(arguments.pop("_target_"))
     if isinstance(target, str):
         target = locate(name)
-        assert target is not None, name
-    else:
-        try:
-            name = f"{target.__module__}.{target.__qualname__}"
-        except AttributeError:  # a target can be any object
-            name = str(target)
+    elif hasattr(target, "__qualname__"):  # a target can be any object
+        name = f"{target.__module__}.{target.__qualname__}"
     assert callable(target), f"_target_ {target} does not define a callable object"
     try:
         return target(**arguments)

@@ -4,7 +4,6 @@ A relative import in a config file finds its file by path alone, executes it ane
 turns the dicts it imports into DictConfig. Config files are executed: don't load a stranger's.
 """
 
-import ast
 import builtins
 import importlib.machinery
 import importlib.util
@@ -12,7 +11,7 @@ import inspect
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import is_dataclass
@@ -30,10 +29,6 @@ __all__ = ["LazyCall", "LazyConfig"]
 
 _CFG_PACKAGE_NAME = "detectron2._cfg_loader"  # prefix of the made-up packages of config files
 _OBJECTS = {"allow_objects": True}
-_NO_DIRECTORIES = (
-    " Relative import of directories is not allowed within config files. Within a config file, "
-    "relative import can only import other config files."
-)
 
 
 class LazyCall:
@@ -89,7 +84,9 @@ class LazyConfig:
         if suffix not in (".py", ".yaml", ".yml"):
             raise ValueError(f"Config file {filename} has to be a python or yaml file.")
         if suffix == ".py":
-            content = _execute(filename)
+            content = {"__file__": filename, "__package__": _random_package_name(filename)}
+            with _patch_import():
+                _execute(content)
         else:
             with PathManager.open(filename) as f:
                 content = OmegaConf.create(yaml.unsafe_load(f), flags=_OBJECTS)
@@ -117,7 +114,7 @@ class LazyConfig:
         logger = logging.getLogger(__name__)
         with suppress(Exception):  # what can't be copied is saved with its targets as they are
             cfg = deepcopy(cfg)
-            _visit_dict_config(cfg, _name_target)
+            _name_targets(cfg)
         try:
             container = OmegaConf.to_container(
                 cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE
@@ -167,13 +164,11 @@ class LazyConfig:
 
 
 def _update(cfg, key: str, value: Any) -> None:
-    parents = key.split(".")[:-1]
-    for depth in range(1, len(parents) + 1):
-        name = ".".join(parents[:depth])
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        name = ".".join(parts[:end])
         parent = OmegaConf.select(cfg, name, default=None)
-        if parent is None:
-            break
-        if not OmegaConf.is_config(parent):
+        if parent is not None and not OmegaConf.is_config(parent):
             raise KeyError(
                 f"Trying to update key {key}, but {name} is not a config, but has type "
                 f"{type(parent)}."
@@ -181,21 +176,15 @@ def _update(cfg, key: str, value: Any) -> None:
     OmegaConf.update(cfg, key, value, merge=True)
 
 
-def _visit_dict_config(cfg: Any, func: Callable[[DictConfig], None]) -> None:
-    """Apply `func` to every DictConfig in `cfg`, parents first."""
-    if isinstance(cfg, DictConfig):
-        func(cfg)
-        for value in cfg.values():
-            _visit_dict_config(value, func)
-    elif isinstance(cfg, ListConfig):
-        for value in cfg:
-            _visit_dict_config(value, func)
-
-
-def _name_target(cfg: DictConfig) -> None:
-    if "_target_" in cfg and callable(cfg._target_):
+def _name_targets(cfg: Any) -> None:
+    """Let every ``_target_`` in `cfg` be a dotted name, where it has one."""
+    if not isinstance(cfg, (DictConfig, ListConfig)):
+        return
+    if isinstance(cfg, DictConfig) and "_target_" in cfg and callable(cfg._target_):
         with suppress(AttributeError):  # not every callable has a name
             cfg._target_ = _convert_target_to_string(cfg._target_)
+    for value in cfg.values() if isinstance(cfg, DictConfig) else cfg:
+        _name_targets(value)
 
 
 def _cast_to_config(obj: Any) -> Any:
@@ -206,37 +195,32 @@ def _random_package_name(filename: str) -> str:
     return f"{_CFG_PACKAGE_NAME}{str(uuid.uuid4())[:4]}.{os.path.basename(filename)}"
 
 
-def _compile(filename: str):
-    """Code object that knows its file, for tracebacks and for `load_rel`."""
+def _execute(namespace: dict[str, Any]) -> None:
+    """Run the config file that is the namespace's ``__file__`` in it."""
+    filename = namespace["__file__"]
     with PathManager.open(filename, "r") as f:
         content = f.read()
     try:
-        ast.parse(content)
+        code = compile(content, filename, "exec")
     except SyntaxError as error:
         raise SyntaxError(f"Config file {filename} has syntax error!") from error
-    return compile(content, filename, "exec")
-
-
-def _execute(filename: str) -> dict[str, Any]:
-    code = _compile(filename)
-    namespace = {"__file__": filename, "__package__": _random_package_name(filename)}
-    with _patch_import():
-        exec(code, namespace)
-    return namespace
+    exec(code, namespace)
 
 
 def _find_relative_file(importer: str, name: str, level: int) -> str:
     """File that ``from <level dots><name> import ...`` in the file `importer` means."""
-    if not name:
-        raise ImportError(_NO_DIRECTORIES.strip())
     folder = importer
     for _ in range(level):
         folder = os.path.dirname(folder)
     path = os.path.join(folder, *name.split("."))
     if PathManager.isfile(path + ".py"):
         return path + ".py"
-    if PathManager.isdir(path):
-        raise ImportError(f"Cannot import from {path}.{_NO_DIRECTORIES}")
+    if not name or PathManager.isdir(path):
+        raise ImportError(
+            f"Cannot import from {path}. Relative import of directories is not allowed within "
+            "config files. Within a config file, relative import can only import other config "
+            "files."
+        )
     raise ImportError(f"Cannot import name {name} from {importer}: {path}.py does not exist.")
 
 
@@ -250,17 +234,16 @@ def _patch_import():
         if level == 0 or not package.startswith(_CFG_PACKAGE_NAME):
             return original(name, globals, locals, fromlist=fromlist, level=level)
         filename = _find_relative_file(globals["__file__"], name, level)
-        code = _compile(filename)
         spec = importlib.machinery.ModuleSpec(_random_package_name(filename), None, origin=filename)
         module = importlib.util.module_from_spec(spec)
         module.__file__ = filename
-        exec(code, module.__dict__)
+        _execute(vars(module))
         for key in fromlist or ():
-            if key not in module.__dict__:
+            if not hasattr(module, key):
                 raise KeyError(
                     f"{globals['__file__']} imports {key!r}, {filename} has no such name"
                 )
-            module.__dict__[key] = _cast_to_config(module.__dict__[key])
+            setattr(module, key, _cast_to_config(getattr(module, key)))
         return module
 
     builtins.__import__ = import_config
