@@ -1,6 +1,20 @@
 """From keys of a config to arguments of a constructor."""
 
 
-def options(node, *names: str) -> dict:
-    """Values of a config node as arguments, whose names are the keys' in lower case."""
-    return {name.lower(): node[name] for name in names}
+def options(node, names: str, **renamed: str) -> dict:
+    """Values of a config node as arguments.
+
+    Args:
+        node: of the config.
+        names: keys, separated by spaces, of arguments that are called the same in lower case.
+        renamed: key of each argument that is called otherwise.
+    """
+    keys = {name.lower(): name for name in names.split()} | renamed
+    return {argument: node[key] for argument, key in keys.items()}
+
+
+def same_for_all_levels(values, what: str):
+    """The one value that the levels of a pyramid have in common."""
+    values = set(values)
+    assert len(values) == 1, f"Each level must have the same {what}! Got {values}"
+    return values.pop()

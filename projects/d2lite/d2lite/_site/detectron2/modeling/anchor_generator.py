@@ -84,7 +84,7 @@ class DefaultAnchorGenerator(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
-        node = options(cfg.MODEL.ANCHOR_GENERATOR, "SIZES", "ASPECT_RATIOS", "OFFSET")
+        node = options(cfg.MODEL.ANCHOR_GENERATOR, "SIZES ASPECT_RATIOS OFFSET")
         return node | {"strides": [shape.stride for shape in input_shape]}
 
     @property

@@ -70,9 +70,8 @@ class ROIPooler(nn.Module):
         super().__init__()
         if isinstance(output_size, int):
             output_size = (output_size, output_size)
-        assert len(output_size) == 2, f"output_size must be one or two integers, not {output_size}"
-        assert isinstance(output_size[0], int) and isinstance(output_size[1], int)
-        self.output_size = size = (output_size[0], output_size[1])
+        self.output_size = size = tuple(output_size)
+        assert [type(side) for side in size] == [int, int], f"output_size is no 2 integers: {size}"
         if pooler_type == "ROIPool":
             poolers = [RoIPool(size, scale) for scale in scales]
         elif pooler_type in ("ROIAlign", "ROIAlignV2"):
@@ -81,12 +80,9 @@ class ROIPooler(nn.Module):
         else:
             raise ValueError(f"Unknown pooler type: {pooler_type}")
         self.level_poolers = nn.ModuleList(poolers)
-
         levels = [-math.log2(scales[0]), -math.log2(scales[-1])]
+        assert all(level.is_integer() for level in levels), f"Not each a power of 2: {scales}"
         self.min_level, self.max_level = (int(level) for level in levels)
-        assert all(math.isclose(level, int(level)) for level in levels), (
-            f"Featuremap stride is not power of 2! Scales are {scales}"
-        )
         assert len(scales) == self.max_level - self.min_level + 1, f"{scales} form no pyramid!"
         assert 0 <= self.min_level <= self.max_level
         assert canonical_box_size > 0
@@ -105,9 +101,8 @@ class ROIPooler(nn.Module):
         num_levels = len(self.level_poolers)
         torch._assert(isinstance(x, list) and isinstance(box_lists, list), "ROIPooler takes lists")
         assert len(x) == num_levels, f"ROIPooler has {num_levels} levels, but got {len(x)} maps"
-        assert len(box_lists) == x[0].size(0), (
-            f"ROIPooler got {x[0].size(0)} images, not {len(box_lists)}"
-        )
+        num_images = x[0].size(0)
+        assert len(box_lists) == num_images, f"{len(box_lists)} box lists, {num_images} images!"
         height, width = self.output_size
         if len(box_lists) == 0:
             return x[0].new_zeros([0, x[0].shape[1], height, width])

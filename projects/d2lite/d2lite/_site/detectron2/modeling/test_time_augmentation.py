@@ -35,7 +35,7 @@ class DatasetMapperTTA:
 
     @classmethod
     def from_config(cls, cfg):
-        return options(cfg.TEST.AUG, "MIN_SIZES", "MAX_SIZE", "FLIP")
+        return options(cfg.TEST.AUG, "MIN_SIZES MAX_SIZE FLIP")
 
     def __call__(self, dataset_dict):
         """Augment one input of the model, with ``image`` (C, H, W), ``height`` and ``width``.

@@ -45,7 +45,8 @@ class FPN(Backbone):
         assert fuse_type in {"avg", "sum"}, f"fuse_type must be 'avg' or 'sum', not {fuse_type!r}"
         shapes = bottom_up.output_shape()
         strides = [shapes[f].stride for f in in_features]
-        _assert_strides_are_log2_contiguous(strides)
+        for finer, coarser in zip(strides[:-1], strides[1:], strict=True):
+            assert coarser == 2 * finer, f"Strides {finer} {coarser} are not log2 contiguous"
         levels = [int(math.log2(stride)) for stride in strides]
 
         # Plain lists: in a ModuleList these weights would appear a second time in the state dict.
@@ -56,12 +57,11 @@ class FPN(Backbone):
             channels = shapes[name].channels
             lateral = conv(channels, kernel_size=1, norm=get_norm(norm, out_channels))
             output = conv(out_channels, kernel_size=3, padding=1, norm=get_norm(norm, out_channels))
-            c2_xavier_fill(lateral)
-            c2_xavier_fill(output)
-            self.add_module(f"fpn_lateral{level}", lateral)
-            self.add_module(f"fpn_output{level}", output)
             self.lateral_convs.insert(0, lateral)
             self.output_convs.insert(0, output)
+            for kind, layer in (("lateral", lateral), ("output", output)):
+                c2_xavier_fill(layer)
+                self.add_module(f"fpn_{kind}{level}", layer)
 
         self.top_block, self.in_features = top_block, tuple(in_features)
         self.bottom_up = bottom_up
@@ -83,11 +83,11 @@ class FPN(Backbone):
 
     def forward(self, x):
         """Return the pyramid as ``{name: map}``, finest level first."""
-        bottom_up_features = self.bottom_up(x)
+        features = self.bottom_up(x)
         results, top_down = [], None
         convs = zip(reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True)
         for name, lateral, output in convs:
-            merged = lateral(bottom_up_features[name])
+            merged = lateral(features[name])
             if top_down is not None:
                 merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
@@ -95,14 +95,9 @@ class FPN(Backbone):
             top_down = merged
             results.insert(0, output(merged))
         if self.top_block is not None:
-            below = dict(zip(self._out_features, results, strict=False)) | bottom_up_features
+            below = dict(zip(self._out_features, results, strict=False)) | features
             results.extend(self.top_block(below[self.top_block.in_feature]))
         return dict(zip(self._out_features, results, strict=True))
-
-
-def _assert_strides_are_log2_contiguous(strides) -> None:
-    for finer, coarser in zip(strides[:-1], strides[1:], strict=True):
-        assert coarser == 2 * finer, f"Strides {finer} {coarser} are not log2 contiguous"
 
 
 class LastLevelMaxPool(nn.Module):

@@ -8,7 +8,6 @@ from detectron2.structures import ImageList, Instances
 
 from .._options import options
 from ..backbone import Backbone, build_backbone
-from ..postprocessing import detector_postprocess
 
 
 class ImageModel(nn.Module):
@@ -30,7 +29,7 @@ class ImageModel(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        return {"backbone": build_backbone(cfg), **options(cfg.MODEL, "PIXEL_MEAN", "PIXEL_STD")}
+        return {"backbone": build_backbone(cfg), **options(cfg.MODEL, "PIXEL_MEAN PIXEL_STD")}
 
     @property
     def device(self):
@@ -44,6 +43,11 @@ class ImageModel(nn.Module):
         """Normalise and pad the ``image`` (C, H, W) of every input."""
         images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
         return self._batch([(x - self.pixel_mean) / self.pixel_std for x in images], 0.0)
+
+    def _extract(self, batched_inputs):
+        """The batch of all images, and its feature maps."""
+        images = self.preprocess_image(batched_inputs)
+        return images, self.backbone(images.tensor)
 
     def _batch(self, images: list[torch.Tensor], pad_value: float) -> ImageList:
         divisor, constraints = self.backbone.size_divisibility, self.backbone.padding_constraints
@@ -64,11 +68,3 @@ class ImageModel(nn.Module):
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
     """Height and width that an input asks for, by default those of its image."""
     return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
-
-
-def postprocess_instances(results, batched_inputs, image_sizes) -> list[Instances]:
-    """Bring the results of every image to the size that its input asks for."""
-    return [
-        detector_postprocess(result, *output_size(inputs, image_size))
-        for result, inputs, image_size in zip(results, batched_inputs, image_sizes, strict=True)
-    ]

@@ -56,12 +56,9 @@ class PanopticFPN(GeneralizedRCNN):
         factor = cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT
         if factor != 1.0:
             logger.warning("INSTANCE_LOSS_WEIGHT should be replaced by weights on each ROI head.")
-            for head in (ret["roi_heads"].box_predictor, ret["roi_heads"].mask_head):
-                weights = head.loss_weight
-                if isinstance(weights, dict):
-                    head.loss_weight = {name: value * factor for name, value in weights.items()}
-                else:
-                    head.loss_weight = weights * factor
+            box_weights = ret["roi_heads"].box_predictor.loss_weight
+            box_weights.update({name: weight * factor for name, weight in box_weights.items()})
+            ret["roi_heads"].mask_head.loss_weight *= factor
         return ret
 
     def forward(self, batched_inputs):
@@ -78,15 +75,13 @@ class PanopticFPN(GeneralizedRCNN):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        images, features = self._extract(batched_inputs)
         assert "sem_seg" in batched_inputs[0], "PanopticFPN needs 'sem_seg' labels in training"
         gt_sem_seg = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
         _, losses = self.sem_seg_head(features, gt_sem_seg)
-        gt_instances = self._gather_instances(batched_inputs)
-        proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
-        _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
-        return {**losses, **proposal_losses, **detector_losses}
+        truth = self._gather_instances(batched_inputs)
+        _, _, rpn_losses, roi_losses = self._detect(batched_inputs, images, features, truth)
+        return {**losses, **rpn_losses, **roi_losses}
 
     def inference(self, batched_inputs: list[dict[str, torch.Tensor]], do_postprocess=True):
         """Predict.
@@ -99,11 +94,9 @@ class PanopticFPN(GeneralizedRCNN):
             as `forward`; without ``do_postprocess`` the instances of every image and the
             semantic logits of the batch, at the size of the network's input.
         """
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        images, features = self._extract(batched_inputs)
         sem_seg_results, _ = self.sem_seg_head(features, None)
-        proposals, _ = self.proposal_generator(images, features, None)
-        detector_results, _ = self.roi_heads(images, features, proposals, None)
+        _, detector_results, *_ = self._detect(batched_inputs, images, features)
         if not do_postprocess:
             return detector_results, sem_seg_results
         results = (sem_seg_results, detector_results, batched_inputs, images.image_sizes)

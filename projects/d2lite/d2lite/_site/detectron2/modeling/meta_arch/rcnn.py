@@ -8,16 +8,16 @@ from torch import nn
 
 from detectron2.config import configurable
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import log_first_n
 
 from .._options import options
 from ..backbone import Backbone
+from ..postprocessing import detector_postprocess
 from ..proposal_generator import build_proposal_generator
 from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
-from .image_model import ImageModel, postprocess_instances
+from .image_model import ImageModel, output_size
 
 _MAX_DRAWN_PROPOSALS = 20
 
@@ -65,12 +65,12 @@ class GeneralizedRCNN(ImageModel):
         # Drawing needs matplotlib, which training without pictures does not.
         from detectron2.utils.visualizer import Visualizer
 
-        inputs, proposals_0 = batched_inputs[0], proposals[0]
-        image = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self.input_format)
-        truth = Visualizer(image, None).overlay_instances(boxes=inputs["instances"].gt_boxes)
-        best = proposals_0.proposal_boxes[:_MAX_DRAWN_PROPOSALS].tensor.cpu().numpy()
-        proposed = Visualizer(image, None).overlay_instances(boxes=best)
-        picture = np.concatenate((truth.get_image(), proposed.get_image()), axis=1)
+        image = batched_inputs[0]["image"].permute(1, 2, 0)
+        image = convert_image_to_rgb(image, self.input_format)
+        best = proposals[0].proposal_boxes[:_MAX_DRAWN_PROPOSALS].tensor.cpu().numpy()
+        both = (batched_inputs[0]["instances"].gt_boxes, best)
+        drawn = [Visualizer(image, None).overlay_instances(boxes=boxes) for boxes in both]
+        picture = np.concatenate([side.get_image() for side in drawn], axis=1)
         title = "Left: GT bounding boxes;  Right: Predicted proposals"
         get_event_storage().put_image(title, picture.transpose(2, 0, 1))
 
@@ -88,14 +88,11 @@ class GeneralizedRCNN(ImageModel):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        gt_instances = self._gather_instances(batched_inputs)
-        features = self.backbone(images.tensor)
-        proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
-        _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
+        truth, extracted = self._gather_instances(batched_inputs), self._extract(batched_inputs)
+        proposals, _, rpn_losses, roi_losses = self._detect(batched_inputs, *extracted, truth)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        return {**detector_losses, **proposal_losses}
+        return {**roi_losses, **rpn_losses}
 
     def inference(self, batched_inputs, detected_instances=None, do_postprocess: bool = True):
         """Predict.
@@ -111,11 +108,9 @@ class GeneralizedRCNN(ImageModel):
             of the network's input.
         """
         assert not self.training, "inference() needs the model in eval mode"
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        images, features = self._extract(batched_inputs)
         if detected_instances is None:
-            proposals, _ = self._propose(batched_inputs, images, features, None)
-            results, _ = self.roi_heads(images, features, proposals, None)
+            _, results, *_ = self._detect(batched_inputs, images, features)
         else:
             detected_instances = [x.to(self.device) for x in detected_instances]
             results = self.roi_heads.forward_with_given_boxes(features, detected_instances)
@@ -123,18 +118,23 @@ class GeneralizedRCNN(ImageModel):
             return results
         return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
 
-    def _propose(self, batched_inputs, images, features, gt_instances):
-        """Proposals and their losses, generated or from the inputs."""
+    def _detect(self, batched_inputs, images, features, gt_instances=None):
+        """Proposals, generated or from the inputs; detections; the losses of either."""
         if self.proposal_generator is not None:
-            return self.proposal_generator(images, features, gt_instances)
-        assert "proposals" in batched_inputs[0], "Inputs need 'proposals': nothing generates them"
-        return [x["proposals"].to(self.device) for x in batched_inputs], {}
+            proposals, rpn_losses = self.proposal_generator(images, features, gt_instances)
+        else:
+            assert "proposals" in batched_inputs[0], "Nothing generates 'proposals': give them"
+            proposals, rpn_losses = [x["proposals"].to(self.device) for x in batched_inputs], {}
+        results, roi_losses = self.roi_heads(images, features, proposals, gt_instances)
+        return proposals, results, rpn_losses, roi_losses
 
     @staticmethod
-    def _postprocess(instances: list[Instances], batched_inputs, image_sizes):
+    def _postprocess(instances, batched_inputs, image_sizes, name="instances"):
         """Bring the detections to the wanted sizes, and wrap them as results."""
-        results = postprocess_instances(instances, batched_inputs, image_sizes)
-        return [{"instances": result} for result in results]
+        return [
+            {name: detector_postprocess(result, *output_size(inputs, size))}
+            for result, inputs, size in zip(instances, batched_inputs, image_sizes, strict=True)
+        ]
 
 
 @META_ARCH_REGISTRY.register()
@@ -166,8 +166,7 @@ class ProposalNetwork(ImageModel):
             in training the losses by name; else for each image ``{"proposals": Instances}``
             with ``proposal_boxes`` and ``objectness_logits``.
         """
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        images, features = self._extract(batched_inputs)
         gt_instances = self._gather_instances(batched_inputs)
         if gt_instances is None and "targets" in batched_inputs[0]:
             log_first_n(logging.WARN, "'targets' of inputs is now renamed to 'instances'!", n=10)
@@ -176,5 +175,5 @@ class ProposalNetwork(ImageModel):
         # In training proposals are only made because the generator always makes them.
         if self.training:
             return losses
-        results = postprocess_instances(proposals, batched_inputs, images.image_sizes)
-        return [{"proposals": result} for result in results]
+        sizes = images.image_sizes
+        return GeneralizedRCNN._postprocess(proposals, batched_inputs, sizes, "proposals")

@@ -54,18 +54,16 @@ class SemanticSegmentor(ImageModel):
             in training the losses by name; else for each image ``{"sem_seg": logits}``,
             (classes, height, width).
         """
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        images, features = self._extract(batched_inputs)
         targets = None
         if "sem_seg" in batched_inputs[0]:
             targets = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
         logits, losses = self.sem_seg_head(features, targets)
         if self.training:
             return losses
-        images = zip(logits, batched_inputs, images.image_sizes, strict=True)
         return [
             {"sem_seg": sem_seg_postprocess(result, size, *output_size(inputs, size))}
-            for result, inputs, size in images
+            for result, inputs, size in zip(logits, batched_inputs, images.image_sizes, strict=True)
         ]
 
 
@@ -109,17 +107,15 @@ class SemSegFPNHead(nn.Module):
             raise ValueError("SemSegFPNHead(input_shape=) cannot be empty!")
         self.in_features = [name for name, _ in shapes]
         self.ignore_value, self.loss_weight = ignore_value, loss_weight
-        self.common_stride = common_stride
-        self.scale_heads = []
+        self.common_stride, self.scale_heads = common_stride, []
         for name, shape in shapes:
             num_convs = max(1, int(math.log2(shape.stride) - math.log2(common_stride)))
-            layers = []
-            for k in range(num_convs):
-                channels, layer_norm = conv_dims if k else shape.channels, get_norm(norm, conv_dims)
-                conv = Conv2d(channels, conv_dims, 3, padding=1, bias=not norm, norm=layer_norm)
-                conv.activation = F.relu
-                c2_msra_fill(conv)
-                layers.append(conv)
+            layers, channels = [], shape.channels
+            for _ in range(num_convs):
+                after = {"norm": get_norm(norm, conv_dims), "activation": F.relu}
+                layers.append(Conv2d(channels, conv_dims, 3, padding=1, bias=not norm, **after))
+                c2_msra_fill(layers[-1])
+                channels = conv_dims
                 if shape.stride != common_stride:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.scale_heads.append(nn.Sequential(*layers))
@@ -130,7 +126,7 @@ class SemSegFPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         node = cfg.MODEL.SEM_SEG_HEAD
-        ret = options(node, "NUM_CLASSES", "COMMON_STRIDE", "LOSS_WEIGHT", "NORM", "IGNORE_VALUE")
+        ret = options(node, "NUM_CLASSES COMMON_STRIDE LOSS_WEIGHT NORM IGNORE_VALUE")
         input_shape = {k: v for k, v in input_shape.items() if k in node.IN_FEATURES}
         return ret | {"input_shape": input_shape, "conv_dims": node.CONVS_DIM}
 
@@ -141,9 +137,7 @@ class SemSegFPNHead(nn.Module):
             in training ``(None, losses)``, else ``(logits, {})`` at the size of the input.
         """
         x = self.layers(features)
-        if self.training:
-            return None, self.losses(x, targets)
-        return self._upsample(x), {}
+        return (None, self.losses(x, targets)) if self.training else (self._upsample(x), {})
 
     def layers(self, features):
         """Logits (B, classes, H, W) at the common stride."""

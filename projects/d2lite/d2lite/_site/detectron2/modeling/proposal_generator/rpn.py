@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
 from detectron2.utils.registry import Registry
 
-from .._options import options
+from .._options import options, same_for_all_levels
 from ..anchor_generator import build_anchor_generator
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 from ..matcher import Matcher
@@ -65,13 +65,12 @@ class StandardRPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        channels = {shape.channels for shape in input_shape}
-        assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
-        anchor_generator = build_anchor_generator(cfg, input_shape)
-        num_anchors = set(anchor_generator.num_anchors)
-        assert len(num_anchors) == 1, f"Each level must have the same anchors! Got {num_anchors}"
-        ret = {"in_channels": channels.pop(), "num_anchors": num_anchors.pop()}
-        return ret | {"box_dim": anchor_generator.box_dim, "conv_dims": cfg.MODEL.RPN.CONV_DIMS}
+        anchors = build_anchor_generator(cfg, input_shape)
+        return options(cfg.MODEL.RPN, "CONV_DIMS") | {
+            "in_channels": same_for_all_levels((s.channels for s in input_shape), "channel"),
+            "num_anchors": same_for_all_levels(anchors.num_anchors, "number of anchors"),
+            "box_dim": anchors.box_dim,
+        }
 
     def forward(self, features: list[torch.Tensor]):
         """Logits (B, A, H_i, W_i) and deltas (B, A*D, H_i, W_i) of every level."""
@@ -140,9 +139,9 @@ class RPN(nn.Module):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         rpn = cfg.MODEL.RPN
         shapes = [input_shape[f] for f in rpn.IN_FEATURES]
-        ret = options(rpn, "IN_FEATURES", "BATCH_SIZE_PER_IMAGE", "POSITIVE_FRACTION")
-        ret |= options(rpn, "NMS_THRESH", "SMOOTH_L1_BETA")
         loc_weight = rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT
+        ret = options(rpn, "IN_FEATURES BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION NMS_THRESH")
+        ret |= options(rpn, "SMOOTH_L1_BETA", box_reg_loss_type="BBOX_REG_LOSS_TYPE")
         return ret | {
             "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
@@ -152,7 +151,6 @@ class RPN(nn.Module):
             "post_nms_topk": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
             "anchor_boundary_thresh": rpn.BOUNDARY_THRESH,
-            "box_reg_loss_type": rpn.BBOX_REG_LOSS_TYPE,
             "loss_weight": {"loss_rpn_cls": rpn.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
         }
 
@@ -162,7 +160,6 @@ class RPN(nn.Module):
         positive, negative = subsample_labels(label, size, fraction, 0)
         return label.fill_(-1).scatter_(0, positive, 1).scatter_(0, negative, 0)
 
-    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
         """Match the anchors of all levels (R of them) to the ground truth of every image.
@@ -189,7 +186,6 @@ class RPN(nn.Module):
             matched_gt_boxes.append(matched)
         return gt_labels, matched_gt_boxes
 
-    @torch.jit.unused
     def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """Losses of the sampled anchors, divided by the size of a full sample.
 
@@ -207,17 +203,13 @@ class RPN(nn.Module):
         storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
 
-        loss = (self.box_reg_loss_type, self.smooth_l1_beta)
-        localization_loss = _dense_box_regression_loss(
-            anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, positive, *loss
-        )
+        boxes = (anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, positive)
+        loc = _dense_box_regression_loss(*boxes, self.box_reg_loss_type, self.smooth_l1_beta)
         sampled = labels >= 0
-        logits = cat(pred_objectness_logits, dim=1)[sampled]
-        objectness_loss = F.binary_cross_entropy_with_logits(
-            logits, labels[sampled].to(torch.float32), reduction="sum"
-        )
+        logits, truth = cat(pred_objectness_logits, dim=1)[sampled], labels[sampled].float()
+        objectness = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
         size = self.batch_size_per_image * num_images
-        losses = {"loss_rpn_cls": objectness_loss / size, "loss_rpn_loc": localization_loss / size}
+        losses = {"loss_rpn_cls": objectness / size, "loss_rpn_loc": loc / size}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def forward(self, images: ImageList, features: dict[str, torch.Tensor], gt_instances=None):
@@ -261,8 +253,7 @@ class RPN(nn.Module):
         """Boxes (B, H_i * W_i * A, D) of every level."""
         proposals = []
         for anchors_i, deltas_i in zip(anchors, pred_anchor_deltas, strict=True):
-            batch, count, box_dim = deltas_i.shape
-            repeated = anchors_i.tensor.unsqueeze(0).expand(batch, -1, -1).reshape(-1, box_dim)
-            boxes = self.box2box_transform.apply_deltas(deltas_i.reshape(-1, box_dim), repeated)
-            proposals.append(boxes.view(batch, count, box_dim))
+            repeated = anchors_i.tensor.repeat(deltas_i.shape[0], 1)
+            boxes = self.box2box_transform.apply_deltas(deltas_i.flatten(0, 1), repeated)
+            proposals.append(boxes.view_as(deltas_i))
         return proposals

@@ -41,18 +41,16 @@ class FastRCNNConvFCHead(nn.Sequential):
     def __init__(self, input_shape: ShapeSpec, *, conv_dims, fc_dims, conv_norm=""):
         super().__init__()
         assert len(conv_dims) + len(fc_dims) > 0, "conv_dims and fc_dims are both empty"
-        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
         self.conv_norm_relus, self.fcs = [], []
-        channels = add_convs(self, "conv", channels, conv_dims, conv_norm)
-        self._output_size = (channels, height, width)
+        channels = add_convs(self, "conv", input_shape.channels, conv_dims, conv_norm)
+        self._output_size = (channels, input_shape.height, input_shape.width)
         if fc_dims:
             self.add_module("flatten", nn.Flatten())
-            self._output_size = math.prod(self._output_size)
         for k, fc_dim in enumerate(fc_dims, start=1):
-            self.fcs.append(nn.Linear(self._output_size, fc_dim))
+            self.fcs.append(nn.Linear(math.prod(self._output_size), fc_dim))
             self.add_module(f"fc{k}", self.fcs[-1])
             self.add_module(f"fc_relu{k}", nn.ReLU())
-            self._output_size = fc_dim
+            self._output_size = (fc_dim,)
         for layer in self.conv_norm_relus:
             c2_msra_fill(layer)
         for layer in self.fcs:
@@ -61,11 +59,9 @@ class FastRCNNConvFCHead(nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_BOX_HEAD
-        dims = {
-            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
-            "fc_dims": [node.FC_DIM] * node.NUM_FC,
-        }
-        return {"input_shape": input_shape, "conv_norm": node.NORM, **dims}
+        ret = {"input_shape": input_shape, "conv_norm": node.NORM}
+        ret["conv_dims"] = [node.CONV_DIM] * node.NUM_CONV
+        return ret | {"fc_dims": [node.FC_DIM] * node.NUM_FC}
 
     def forward(self, x):
         for layer in self:
@@ -76,10 +72,7 @@ class FastRCNNConvFCHead(nn.Sequential):
     @torch.jit.unused
     def output_shape(self) -> ShapeSpec:
         """Shape of the features of one box; only channels where the head ends in linear layers."""
-        if isinstance(self._output_size, int):
-            return ShapeSpec(channels=self._output_size)
-        channels, height, width = self._output_size
-        return ShapeSpec(channels=channels, height=height, width=width)
+        return ShapeSpec(*self._output_size)
 
 
 def build_box_head(cfg, input_shape):

@@ -44,38 +44,31 @@ def fast_rcnn_inference_single_image(
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
     if not finite.all():
         boxes, scores = boxes[finite], scores[finite]
-    scores = scores[:, :-1]
-    num_box_classes = boxes.shape[1] // 4
-    clipped = Boxes(boxes.reshape(-1, 4))
-    clipped.clip(image_shape)
-    boxes = clipped.tensor.view(-1, num_box_classes, 4)
-
-    candidates = scores > score_thresh
-    box_ids, class_ids = nonzero_tuple(candidates)
-    boxes = boxes[box_ids, 0] if num_box_classes == 1 else boxes[candidates]
-    scores = scores[candidates]
-    keep = batched_nms(boxes, scores, class_ids, nms_thresh)
+    box_ids, class_ids = nonzero_tuple(scores[:, :-1] > score_thresh)
+    scores = scores[box_ids, class_ids]
+    boxes = boxes.unflatten(1, (-1, 4))
+    boxes = Boxes(boxes[box_ids, class_ids if boxes.shape[1] > 1 else 0])
+    boxes.clip(image_shape)
+    keep = batched_nms(boxes.tensor, scores, class_ids, nms_thresh)
     if topk_per_image >= 0:
         keep = keep[:topk_per_image]
-
-    result = Instances(image_shape, pred_boxes=Boxes(boxes[keep]), scores=scores[keep])
+    result = Instances(image_shape, pred_boxes=boxes[keep], scores=scores[keep])
     result.pred_classes = class_ids[keep]
     return result, box_ids[keep]
 
 
 def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
     """Log accuracy over all boxes, and over foreground, and foreground called background."""
-    num_instances = gt_classes.numel()
-    if num_instances == 0:
+    if gt_classes.numel() == 0:
         return
     pred_classes, background = pred_logits.argmax(dim=1), pred_logits.shape[1] - 1
-    right, foreground = pred_classes == gt_classes, (gt_classes >= 0) & (gt_classes < background)
-    storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", right.sum().item() / num_instances)
+    right, missed = pred_classes == gt_classes, pred_classes == background
+    foreground = (gt_classes >= 0) & (gt_classes < background)
+    stats = {"cls_accuracy": right}
     if foreground.any():
-        missed = (pred_classes == background)[foreground]
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", right[foreground].double().mean().item())
-        storage.put_scalar(f"{prefix}/false_negative", missed.double().mean().item())
+        stats |= {"fg_cls_accuracy": right[foreground], "false_negative": missed[foreground]}
+    for name, hits in stats.items():
+        get_event_storage().put_scalar(f"{prefix}/{name}", hits.double().mean().item())
 
 
 def _counts(proposals):
@@ -126,19 +119,17 @@ class FastRCNNOutputLayers(nn.Module):
         super().__init__()
         if isinstance(input_shape, int):
             input_shape = ShapeSpec(channels=input_shape)
-        self.num_classes = num_classes
         input_size = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        box_size = len(box2box_transform.weights) * (1 if cls_agnostic_bbox_reg else num_classes)
         self.cls_score = nn.Linear(input_size, num_classes + 1)
-        num_box_classes = 1 if cls_agnostic_bbox_reg else num_classes
-        box_dim = len(box2box_transform.weights)
-        self.bbox_pred = nn.Linear(input_size, num_box_classes * box_dim)
-        nn.init.normal_(self.cls_score.weight, std=0.01)
-        nn.init.normal_(self.bbox_pred.weight, std=0.001)
-        for layer in (self.cls_score, self.bbox_pred):
+        self.bbox_pred = nn.Linear(input_size, box_size)
+        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
             nn.init.constant_(layer.bias, 0)
-        self.box2box_transform, self.smooth_l1_beta = box2box_transform, smooth_l1_beta
+        self.num_classes, self.box2box_transform = num_classes, box2box_transform
         self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
-        self.test_topk_per_image, self.box_reg_loss_type = test_topk_per_image, box_reg_loss_type
+        self.test_topk_per_image = test_topk_per_image
+        self.box_reg_loss_type, self.smooth_l1_beta = box_reg_loss_type, smooth_l1_beta
         if isinstance(loss_weight, (int, float)):
             loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
         self.loss_weight, self.fed_loss_num_classes = loss_weight, fed_loss_num_classes
@@ -151,19 +142,17 @@ class FastRCNNOutputLayers(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        heads, box_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-        names, power = cfg.DATASETS.TRAIN, box_head.FED_LOSS_FREQ_WEIGHT_POWER
-        ret = options(box_head, "CLS_AGNOSTIC_BBOX_REG", "SMOOTH_L1_BETA", "USE_FED_LOSS")
-        ret |= options(box_head, "USE_SIGMOID_CE", "FED_LOSS_NUM_CLASSES")
+        node, names = cfg.MODEL.ROI_BOX_HEAD, cfg.DATASETS.TRAIN
+        power = node.FED_LOSS_FREQ_WEIGHT_POWER
+        limits = {"test_score_thresh": "SCORE_THRESH_TEST", "test_nms_thresh": "NMS_THRESH_TEST"}
+        ret = options(cfg.MODEL.ROI_HEADS, "NUM_CLASSES", **limits)
+        ret |= options(node, "CLS_AGNOSTIC_BBOX_REG SMOOTH_L1_BETA USE_FED_LOSS USE_SIGMOID_CE")
+        ret |= options(node, "FED_LOSS_NUM_CLASSES", box_reg_loss_type="BBOX_REG_LOSS_TYPE")
         return ret | {
             "input_shape": input_shape,
-            "box2box_transform": Box2BoxTransform(weights=box_head.BBOX_REG_WEIGHTS),
-            "num_classes": heads.NUM_CLASSES,
-            "test_score_thresh": heads.SCORE_THRESH_TEST,
-            "test_nms_thresh": heads.NMS_THRESH_TEST,
+            "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "box_reg_loss_type": box_head.BBOX_REG_LOSS_TYPE,
-            "loss_weight": {"loss_box_reg": box_head.BBOX_REG_LOSS_WEIGHT},
+            "loss_weight": {"loss_box_reg": node.BBOX_REG_LOSS_WEIGHT},
             # Only LVIS-like data has frequencies: not asked for unless the federated loss is.
             "get_fed_loss_cls_weights": lambda: utils.get_fed_loss_cls_weights(names, power),
         }
@@ -231,11 +220,9 @@ class FastRCNNOutputLayers(nn.Module):
         logits = pred_class_logits[:, :-1]
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.use_fed_loss:
-            sampled = self.get_fed_loss_classes(
-                gt_classes, self.fed_loss_num_classes, num_classes, self.fed_loss_cls_weights
-            )
+            drawn = (self.fed_loss_num_classes, num_classes, self.fed_loss_cls_weights)
             weight = pred_class_logits.new_zeros(num_classes + 1)
-            weight[sampled] = 1
+            weight[self.get_fed_loss_classes(gt_classes, *drawn)] = 1
             loss = loss * weight[:-1]
         return loss.sum() / num_boxes
 
@@ -250,22 +237,12 @@ class FastRCNNOutputLayers(nn.Module):
             pred_deltas: (N, 4 or K * 4).
             gt_classes: (N,).
         """
-        box_dim = proposal_boxes.shape[1]
-        foreground = nonzero_tuple((gt_classes >= 0) & (gt_classes < self.num_classes))[0]
-        if pred_deltas.shape[1] == box_dim:
-            fg_deltas = pred_deltas[foreground]
-        else:
-            by_class = pred_deltas.view(-1, self.num_classes, box_dim)
-            fg_deltas = by_class[foreground, gt_classes[foreground]]
-        boxes, gt_boxes, deltas = (
-            [proposal_boxes[foreground]],
-            [gt_boxes[foreground]],
-            [fg_deltas[None]],
-        )
-        kind = (self.box_reg_loss_type, self.smooth_l1_beta)
-        loss = _dense_box_regression_loss(
-            boxes, self.box2box_transform, deltas, gt_boxes, ..., *kind
-        )
+        fg = nonzero_tuple((gt_classes >= 0) & (gt_classes < self.num_classes))[0]
+        deltas = pred_deltas.unflatten(1, (-1, proposal_boxes.shape[1]))
+        deltas = deltas[fg, gt_classes[fg] if deltas.shape[1] > 1 else 0]
+        boxes, targets = [proposal_boxes[fg]], [gt_boxes[fg]]
+        inputs = (boxes, self.box2box_transform, [deltas[None]], targets, ...)
+        loss = _dense_box_regression_loss(*inputs, self.box_reg_loss_type, self.smooth_l1_beta)
         return loss / max(gt_classes.numel(), 1.0)
 
     def inference(self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]):
@@ -282,13 +259,9 @@ class FastRCNNOutputLayers(nn.Module):
         """
         if not proposals:
             return []
-        boxes = torch.cat(self.predict_boxes(predictions, proposals))
-        box_dim = proposals[0].proposal_boxes.tensor.shape[1]
-        num_box_classes = boxes.shape[1] // box_dim
-        if num_box_classes > 1:
-            classes = torch.cat([p.gt_classes for p in proposals]).clamp(0, num_box_classes - 1)
-            rows = torch.arange(len(boxes), device=boxes.device)
-            boxes = boxes.view(-1, num_box_classes, box_dim)[rows, classes]
+        boxes = torch.cat(self.predict_boxes(predictions, proposals)).unflatten(1, (-1, 4))
+        classes = torch.cat([p.gt_classes for p in proposals]).clamp(0, boxes.shape[1] - 1)
+        boxes = boxes[torch.arange(len(boxes), device=boxes.device), classes]
         return boxes.split(_counts(proposals))
 
     def predict_boxes(self, predictions, proposals: list[Instances]):

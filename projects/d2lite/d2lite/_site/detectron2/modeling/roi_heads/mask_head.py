@@ -18,7 +18,6 @@ from .box_head import add_convs
 ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
 
 
-@torch.jit.unused
 def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], vis_period: int = 0):
     """Binary cross entropy of the masks of the ground-truth classes, averaged over all pixels.
 
@@ -62,14 +61,10 @@ def _of_classes(logits, classes):
 def _log_mask_accuracy(logits, is_mask):
     """Log the fraction of right pixels, and those of wrong ones outside and inside the masks."""
     wrong, storage = (logits > 0.0) != is_mask, get_event_storage()
-
-    def wrong_fraction(of):
-        return (wrong & of).sum().item() / max(of.sum().item(), 1.0)
-
-    accuracy = 1 - wrong.sum().item() / max(wrong.numel(), 1.0)
-    storage.put_scalar("mask_rcnn/accuracy", accuracy)
-    storage.put_scalar("mask_rcnn/false_positive", wrong_fraction(~is_mask))
-    storage.put_scalar("mask_rcnn/false_negative", wrong_fraction(is_mask))
+    storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / max(wrong.numel(), 1.0))
+    for name, pixels in (("false_positive", ~is_mask), ("false_negative", is_mask)):
+        fraction = (wrong & pixels).sum().item() / max(pixels.sum().item(), 1.0)
+        storage.put_scalar(f"mask_rcnn/{name}", fraction)
 
 
 def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Instances]):
@@ -161,10 +156,10 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_MASK_HEAD
         classes = 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        ret = super().from_config(cfg, input_shape)
-        ret |= {"input_shape": input_shape, "num_classes": classes, "conv_norm": node.NORM}
+        ret = {"input_shape": input_shape, "num_classes": classes, "conv_norm": node.NORM}
         # one more for the deconvolution
-        return ret | {"conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1)}
+        ret["conv_dims"] = [node.CONV_DIM] * (node.NUM_CONV + 1)
+        return ret | super().from_config(cfg, input_shape)
 
     def layers(self, x):
         for layer in self:

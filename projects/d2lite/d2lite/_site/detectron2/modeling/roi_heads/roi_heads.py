@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
-from .._options import options
+from .._options import options, same_for_all_levels
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
@@ -74,9 +74,9 @@ class ROIHeads(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.ROI_HEADS
-        ret = options(node, "NUM_CLASSES", "BATCH_SIZE_PER_IMAGE", "POSITIVE_FRACTION")
-        ret |= options(node, "PROPOSAL_APPEND_GT")
-        return ret | {"proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS)}
+        ret = {"proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS)}
+        names = "NUM_CLASSES BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION PROPOSAL_APPEND_GT"
+        return ret | options(node, names)
 
     def _sample_proposals(self, matched_idxs, matched_labels, gt_classes: torch.Tensor):
         """Draw proposals of one image, foreground first.
@@ -121,18 +121,17 @@ class ROIHeads(nn.Module):
             sampled, gt_classes = self._sample_proposals(*matches, targets_i.gt_classes)
             sample = proposals_i[sampled]
             sample.gt_classes = gt_classes
-            if len(targets_i) > 0:
-                # Indexed after sampling: masks of all proposals would be too large.
-                sampled_targets = matches[0][sampled]
-                for name, value in targets_i.get_fields().items():
-                    if name.startswith("gt_") and not sample.has(name):
-                        sample.set(name, value[sampled_targets])
+            fields = targets_i.get_fields() if len(targets_i) > 0 else {}
+            for name, value in fields.items():
+                if name.startswith("gt_") and not sample.has(name):
+                    # Indexed after sampling: masks of all proposals would be too large.
+                    sample.set(name, value[matches[0][sampled]])
             samples.append(sample)
             num_bg += (gt_classes == self.num_classes).sum().item()
-        if samples:
-            num_fg = sum(len(sample) for sample in samples) - num_bg
-            get_event_storage().put_scalar("roi_head/num_fg_samples", num_fg / len(samples))
-            get_event_storage().put_scalar("roi_head/num_bg_samples", num_bg / len(samples))
+        num_images, num_all = max(len(samples), 1), sum(len(sample) for sample in samples)
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", (num_all - num_bg) / num_images)
+        storage.put_scalar("roi_head/num_bg_samples", num_bg / num_images)
         return samples
 
     def forward(self, images: ImageList, features, proposals: list[Instances], targets=None):
@@ -222,10 +221,9 @@ class StandardROIHeads(ROIHeads):
         if not cfg.MODEL.MASK_ON:
             return {}
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        pooler, shape = None, {f: input_shape[f] for f in in_features}
         if cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE:
             pooler, shape = _build_pooler(cfg.MODEL.ROI_MASK_HEAD, in_features, input_shape)
-        else:
-            pooler, shape = None, {f: input_shape[f] for f in in_features}
         mask_head = build_mask_head(cfg, shape)
         return {"mask_in_features": in_features, "mask_pooler": pooler, "mask_head": mask_head}
 
@@ -258,8 +256,8 @@ class StandardROIHeads(ROIHeads):
         if self.train_on_pred_boxes:
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
-                for proposals_i, boxes_i in zip(proposals, boxes, strict=True):
-                    proposals_i.proposal_boxes = Boxes(boxes_i)
+            for proposals_i, boxes_i in zip(proposals, boxes, strict=True):
+                proposals_i.proposal_boxes = Boxes(boxes_i)
         return losses
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
@@ -268,20 +266,16 @@ class StandardROIHeads(ROIHeads):
             return {} if self.training else instances
         if self.training:
             instances, _ = select_foreground_proposals(instances, self.num_classes)
-        if self.mask_pooler is None:
-            features = {f: features[f] for f in self.mask_in_features}
-        else:
-            maps = [features[f] for f in self.mask_in_features]
+        features = {f: features[f] for f in self.mask_in_features}
+        if self.mask_pooler is not None:
             boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
-            features = self.mask_pooler(maps, boxes)
+            features = self.mask_pooler(list(features.values()), boxes)
         return self.mask_head(features, instances)
 
 
 def _build_pooler(node, in_features, input_shape):
     """Pooler of a head's config node, and the shape of what it gives."""
-    channels = {input_shape[f].channels for f in in_features}
-    assert len(channels) == 1, f"Each level must have the same channel! Got {channels}"
-    resolution = node.POOLER_RESOLUTION
-    scales = [1.0 / input_shape[f].stride for f in in_features]
-    pooler = ROIPooler(resolution, scales, node.POOLER_SAMPLING_RATIO, node.POOLER_TYPE)
-    return pooler, ShapeSpec(channels=channels.pop(), height=resolution, width=resolution)
+    channels = same_for_all_levels((input_shape[f].channels for f in in_features), "channel")
+    side, scales = node.POOLER_RESOLUTION, [1.0 / input_shape[f].stride for f in in_features]
+    pooler = ROIPooler(side, scales, node.POOLER_SAMPLING_RATIO, node.POOLER_TYPE)
+    return pooler, ShapeSpec(channels=channels, height=side, width=side)
