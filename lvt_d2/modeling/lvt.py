@@ -102,6 +102,8 @@ class LVT(Backbone):
             patch_embed = PatchEmbed(in_chans, dim, kernel_size, stride)
             self.stages.append(Stage(patch_embed, blocks))
             in_chans = dim
+        # Maps are (B, H, W, C) throughout: kernels in that order save a copy in every call.
+        self.to(memory_format=torch.channels_last)
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
