@@ -1,12 +1,15 @@
-"""Default values of all yacs keys, Detectron2's; those of parts outside d2lite's scope too.
+"""Detectron2's default values of yacs keys, but for those of models outside d2lite's scope.
 
-So every Detectron2 YAML file can be merged. Which class reads a key is said at that class. Where a
-default differs between training and test, the suffix `_TRAIN` or `_TEST` says so.
+A YAML file may set these too, so that every Detectron2 file can be merged. Which class reads a key
+is said at that class. Where a default differs between training and test, the suffix `_TRAIN` or
+`_TEST` says so.
 """
 
 from detectron2.config.config import CfgNode as CN
 
-_ROI_ALIGN = {"POOLER_SAMPLING_RATIO": 0, "POOLER_TYPE": "ROIAlignV2"}
+_ROI_ALIGN = {"POOLER_RESOLUTION": 14, "POOLER_SAMPLING_RATIO": 0, "POOLER_TYPE": "ROIAlignV2"}
+# Loss of boxes: smooth_l1, giou, diou or ciou.
+_BOX_LOSS = {"BBOX_REG_LOSS_TYPE": "smooth_l1", "BBOX_REG_LOSS_WEIGHT": 1.0, "SMOOTH_L1_BETA": 0.0}
 
 _MODEL = {
     "LOAD_PROPOSALS": False,
@@ -35,10 +38,8 @@ _MODEL = {
         "IOU_LABELS": [0, -1, 1],
         "BATCH_SIZE_PER_IMAGE": 256,
         "POSITIVE_FRACTION": 0.5,
-        "BBOX_REG_LOSS_TYPE": "smooth_l1",  # or giou, diou, ciou
-        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        **_BOX_LOSS,
         "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-        "SMOOTH_L1_BETA": 0.0,
         "LOSS_WEIGHT": 1.0,
         "PRE_NMS_TOPK_TRAIN": 12000,
         "PRE_NMS_TOPK_TEST": 6000,
@@ -61,11 +62,8 @@ _MODEL = {
     },
     "ROI_BOX_HEAD": {
         "NAME": "",
-        "BBOX_REG_LOSS_TYPE": "smooth_l1",
-        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        **_BOX_LOSS,
         "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
-        "SMOOTH_L1_BETA": 0.0,
-        "POOLER_RESOLUTION": 14,
         **_ROI_ALIGN,
         "NUM_FC": 0,
         "FC_DIM": 1024,
@@ -79,32 +77,13 @@ _MODEL = {
         "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
         "FED_LOSS_NUM_CLASSES": 50,
     },
-    "ROI_BOX_CASCADE_HEAD": {
-        "BBOX_REG_WEIGHTS": (
-            (10.0, 10.0, 5.0, 5.0),
-            (20.0, 20.0, 10.0, 10.0),
-            (30.0, 30.0, 15.0, 15.0),
-        ),
-        "IOUS": (0.5, 0.6, 0.7),
-    },
     "ROI_MASK_HEAD": {
         "NAME": "MaskRCNNConvUpsampleHead",
-        "POOLER_RESOLUTION": 14,
         **_ROI_ALIGN,
         "NUM_CONV": 0,
         "CONV_DIM": 256,
         "NORM": "",
         "CLS_AGNOSTIC_MASK": False,
-    },
-    "ROI_KEYPOINT_HEAD": {
-        "NAME": "KRCNNConvDeconvUpsampleHead",
-        "POOLER_RESOLUTION": 14,
-        **_ROI_ALIGN,
-        "CONV_DIMS": (512,) * 8,
-        "NUM_KEYPOINTS": 17,
-        "MIN_KEYPOINTS_PER_IMAGE": 1,
-        "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
-        "LOSS_WEIGHT": 1.0,
     },
     "SEM_SEG_HEAD": {
         "NAME": "SemSegFPNHead",
@@ -125,37 +104,11 @@ _MODEL = {
             "INSTANCES_CONFIDENCE_THRESH": 0.5,
         },
     },
-    "RETINANET": {
-        "NUM_CLASSES": 80,
-        "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-        "NUM_CONVS": 4,
-        "IOU_THRESHOLDS": [0.4, 0.5],
-        "IOU_LABELS": [0, -1, 1],
-        "PRIOR_PROB": 0.01,
-        "SCORE_THRESH_TEST": 0.05,
-        "TOPK_CANDIDATES_TEST": 1000,
-        "NMS_THRESH_TEST": 0.5,
-        "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-        "FOCAL_LOSS_GAMMA": 2.0,
-        "FOCAL_LOSS_ALPHA": 0.25,
-        "SMOOTH_L1_LOSS_BETA": 0.1,
-        "BBOX_REG_LOSS_TYPE": "smooth_l1",
-        "NORM": "",
-    },
-    "RESNETS": {
-        "DEPTH": 50,
-        "OUT_FEATURES": ["res4"],
-        "NUM_GROUPS": 1,
-        "NORM": "FrozenBN",
-        "WIDTH_PER_GROUP": 64,
-        "STRIDE_IN_1X1": True,
-        "RES5_DILATION": 1,
-        "RES2_OUT_CHANNELS": 256,
-        "STEM_OUT_CHANNELS": 64,
-        "DEFORM_ON_PER_STAGE": [False, False, False, False],
-        "DEFORM_MODULATED": False,
-        "DEFORM_NUM_GROUPS": 1,
-    },
+    # Read by models that d2lite leaves out: files may set any key.
+    "RESNETS": {},
+    "RETINANET": {},
+    "ROI_BOX_CASCADE_HEAD": {},
+    "ROI_KEYPOINT_HEAD": {"MIN_KEYPOINTS_PER_IMAGE": 1},
 }
 
 _INPUT = {
@@ -209,12 +162,8 @@ _SOLVER = {
     "REFERENCE_WORLD_SIZE": 0,  # 0: nothing is scaled to the number of processes
     "BIAS_LR_FACTOR": 1.0,
     "WEIGHT_DECAY_BIAS": None,
-    "CLIP_GRADIENTS": {
-        "ENABLED": False,
-        "CLIP_TYPE": "value",  # or norm
-        "CLIP_VALUE": 1.0,
-        "NORM_TYPE": 2.0,
-    },
+    # CLIP_TYPE: value or norm
+    "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
     "AMP": {"ENABLED": False},
 }
 
@@ -249,3 +198,5 @@ _C = CN(
         "GLOBAL": {"HACK": 1.0},
     }
 )
+for _name in ("RESNETS", "RETINANET", "ROI_BOX_CASCADE_HEAD", "ROI_KEYPOINT_HEAD"):
+    _C.MODEL[_name].set_new_allowed(True)

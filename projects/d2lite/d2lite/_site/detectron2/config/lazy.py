@@ -5,8 +5,6 @@ turns the dicts it imports into DictConfig. Config files are executed: don't loa
 """
 
 import builtins
-import importlib.machinery
-import importlib.util
 import inspect
 import logging
 import os
@@ -15,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import is_dataclass
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -122,9 +121,6 @@ class LazyConfig:
             text = yaml.dump(container, default_flow_style=None, allow_unicode=True, width=9999)
             with PathManager.open(filename, "w") as f:
                 f.write(text)
-        except Exception:
-            logger.exception("Unable to serialize the config to yaml. Error:")
-        else:
             try:
                 yaml.unsafe_load(text)
                 return
@@ -133,6 +129,8 @@ class LazyConfig:
                     "The config contains objects that cannot serialize to a valid yaml. "
                     f"{filename} is human-readable but cannot be loaded."
                 )
+        except Exception:
+            logger.exception("Unable to serialize the config to yaml. Error:")
         with suppress(Exception):
             with PathManager.open(filename + ".pkl", "wb") as f:
                 cloudpickle.dump(cfg, f)
@@ -234,9 +232,8 @@ def _patch_import():
         if level == 0 or not package.startswith(_CFG_PACKAGE_NAME):
             return original(name, globals, locals, fromlist=fromlist, level=level)
         filename = _find_relative_file(globals["__file__"], name, level)
-        spec = importlib.machinery.ModuleSpec(_random_package_name(filename), None, origin=filename)
-        module = importlib.util.module_from_spec(spec)
-        module.__file__ = filename
+        module = ModuleType(_random_package_name(filename))
+        module.__file__, module.__package__ = filename, module.__name__
         _execute(vars(module))
         for key in fromlist or ():
             if not hasattr(module, key):

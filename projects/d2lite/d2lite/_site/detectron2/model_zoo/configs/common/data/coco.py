@@ -31,7 +31,6 @@ dataloader.train = L(build_detection_train_loader)(
     total_batch_size=16,
     num_workers=4,
 )
-
 dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
     mapper=L(DatasetMapper)(
@@ -41,5 +40,4 @@ dataloader.test = L(build_detection_test_loader)(
     ),
     num_workers=4,
 )
-
 dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")

@@ -5,21 +5,18 @@ The backbone is Detectron2's ResNet, by name: replace ``backbone.bottom_up`` to 
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, FastRCNNOutputLayers, GeneralizedRCNN, StandardROIHeads
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
 
 from ..data.constants import constants
+
+LEVELS = ["p2", "p3", "p4", "p5"]
 
 
 def roi_pooler(output_size):
@@ -47,7 +44,7 @@ model = L(GeneralizedRCNN)(
         top_block=L(LastLevelMaxPool)(),
     ),
     proposal_generator=L(RPN)(
-        in_features=["p2", "p3", "p4", "p5", "p6"],
+        in_features=[*LEVELS, "p6"],
         head=L(StandardRPNHead)(in_channels=256, num_anchors=3),
         anchor_generator=L(DefaultAnchorGenerator)(
             sizes=[[32], [64], [128], [256], [512]],
@@ -72,7 +69,7 @@ model = L(GeneralizedRCNN)(
         proposal_matcher=L(Matcher)(
             thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
         ),
-        box_in_features=["p2", "p3", "p4", "p5"],
+        box_in_features=LEVELS,
         box_pooler=roi_pooler(7),
         box_head=L(FastRCNNConvFCHead)(
             input_shape=L(ShapeSpec)(channels=256, height=7, width=7),
@@ -85,12 +82,12 @@ model = L(GeneralizedRCNN)(
             box2box_transform=L(Box2BoxTransform)(weights=(10, 10, 5, 5)),
             num_classes="${..num_classes}",
         ),
-        mask_in_features=["p2", "p3", "p4", "p5"],
+        mask_in_features=LEVELS,
         mask_pooler=roi_pooler(14),
         mask_head=L(MaskRCNNConvUpsampleHead)(
             input_shape=L(ShapeSpec)(channels=256, width=14, height=14),
             num_classes="${..num_classes}",
-            conv_dims=[256, 256, 256, 256, 256],
+            conv_dims=[256] * 5,
         ),
     ),
     pixel_mean=constants.imagenet_bgr256_mean,
