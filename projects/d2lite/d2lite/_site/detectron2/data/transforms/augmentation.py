@@ -1,17 +1,12 @@
 """Random policies that look at an input and choose a transform, and the input they look at."""
 
 import inspect
-import pprint
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
 __all__ = ["Augmentation", "AugmentationList", "AugInput", "TransformGen", "apply_transform_gens"]
 __all__ += ["StandardAugInput", "apply_augmentations"]
-
-
-def _has_variable_length(parameter: inspect.Parameter) -> bool:
-    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
 def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list:
@@ -21,11 +16,9 @@ def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list:
     """
     if aug.input_args is None:
         parameters = inspect.signature(aug.get_transform).parameters
-        if len(parameters) > 1 and any(map(_has_variable_length, parameters.values())):
-            raise TypeError(
-                f"{type(aug)}.get_transform has variable-length arguments (*args, **kwargs), so "
-                "what it needs is unknown: reimplement __call__ instead."
-            )
+        variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        if len(parameters) > 1 and any(x.kind in variable for x in parameters.values()):
+            raise TypeError(f"{type(aug)} has variable-length arguments: reimplement __call__.")
         aug.input_args = ("image",) if len(parameters) == 1 else tuple(parameters)
     try:
         return [getattr(aug_input, name) for name in aug.input_args]
@@ -45,11 +38,8 @@ class Augmentation:
 
     input_args: tuple[str, ...] | None = None
 
-    def _init(self, params: dict | None = None) -> None:
-        """Make public constructor arguments, given as ``locals()``, attributes."""
-        for name, value in (params or {}).items():
-            if name != "self" and not name.startswith("_"):
-                setattr(self, name, value)
+    # Makes public constructor arguments, given as `locals()`, attributes.
+    _init = Transform._set_attributes
 
     def get_transform(self, *args) -> Transform:
         raise NotImplementedError
@@ -57,9 +47,7 @@ class Augmentation:
     def __call__(self, aug_input: "AugInput") -> Transform:
         """Choose a transform, apply it to ``aug_input`` in place and return it."""
         tfm = self.get_transform(*_get_aug_input_args(self, aug_input))
-        assert isinstance(tfm, (Transform, TransformList)), (
-            f"{type(self)}.get_transform must return an instance of Transform! Got {type(tfm)}."
-        )
+        assert isinstance(tfm, Transform), f"{self} must return an instance of Transform: {tfm}"
         aug_input.transform(tfm)
         return tfm
 
@@ -71,17 +59,10 @@ class Augmentation:
 
     def __repr__(self) -> str:
         """``Name(argument=value, ...)`` with the arguments that differ from their defaults."""
-        arguments = []
-        for name, parameter in inspect.signature(self.__init__).parameters.items():
-            if _has_variable_length(parameter) or not hasattr(self, name):
-                return super().__repr__()
-            value = getattr(self, name)
-            if parameter.default is not value:
-                text = pprint.pformat(value)
-                arguments.append(f"{name}={'...' if chr(10) in text else text}")
-        return f"{type(self).__name__}({', '.join(arguments)})"
-
-    __str__ = __repr__
+        try:
+            return Transform.__repr__(self)
+        except TypeError:  # not all arguments are attributes, and fvcore has no answer for others
+            return super().__repr__()
 
 
 class _TransformToAug(Augmentation):
@@ -98,8 +79,6 @@ class _TransformToAug(Augmentation):
     def __repr__(self) -> str:
         return repr(self.tfm)
 
-    __str__ = __repr__
-
 
 def _transform_to_aug(tfm_or_aug: Transform | Augmentation) -> Augmentation:
     assert isinstance(tfm_or_aug, (Transform, Augmentation)), tfm_or_aug
@@ -114,16 +93,13 @@ class AugmentationList(Augmentation):
     """
 
     def __init__(self, augs):
-        super().__init__()
         self.augs = [_transform_to_aug(x) for x in augs]
 
     def __call__(self, aug_input: "AugInput") -> TransformList:
         return TransformList([aug(aug_input) for aug in self.augs])
 
     def __repr__(self) -> str:
-        return f"AugmentationList[{', '.join(str(x) for x in self.augs)}]"
-
-    __str__ = __repr__
+        return f"AugmentationList[{', '.join(map(str, self.augs))}]"
 
 
 class AugInput:
@@ -160,11 +136,9 @@ def apply_augmentations(augmentations, inputs):
         the augmented image if an array was given, else ``inputs`` (changed in place), and the
         ``TransformList`` that was applied.
     """
-    if isinstance(inputs, np.ndarray):
-        aug_input = AugInput(inputs)
-        tfms = aug_input.apply_augmentations(augmentations)
-        return aug_input.image, tfms
-    return inputs, inputs.apply_augmentations(augmentations)
+    aug_input = AugInput(inputs) if isinstance(inputs, np.ndarray) else inputs
+    tfms = aug_input.apply_augmentations(augmentations)
+    return inputs if aug_input is inputs else aug_input.image, tfms
 
 
 # Names of older releases.

@@ -17,6 +17,11 @@ __all__ += ["RandomLighting", "RandomResize", "RandomRotation", "RandomSaturatio
 __all__ += ["Resize", "ResizeScale", "ResizeShortestEdge"]
 
 
+def _pair(value):
+    """Two of a number that was given for both, anything else as it is."""
+    return (value, value) if isinstance(value, (int, float)) else value
+
+
 class RandomApply(Augmentation):
     """Apply a transform or an augmentation with a probability.
 
@@ -50,10 +55,10 @@ class RandomFlip(Augmentation):
     """
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
-        if horizontal and vertical:
-            raise ValueError("Cannot do both horiz and vert. Please use two Flip instead.")
-        if not horizontal and not vertical:
-            raise ValueError("At least one of horiz or vert has to be True!")
+        if bool(horizontal) == bool(vertical):
+            raise ValueError(
+                "One of horizontal and vertical has to be True; use two flips for both"
+            )
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
@@ -72,9 +77,7 @@ class Resize(Augmentation):
     """
 
     def __init__(self, shape, interp=Image.BILINEAR):
-        if isinstance(shape, int):
-            shape = (shape, shape)
-        shape = tuple(shape)
+        shape = tuple(_pair(shape))
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
@@ -98,12 +101,9 @@ class ResizeShortestEdge(Augmentation):
     ):
         assert sample_style in ["range", "choice"], sample_style
         self.is_range = sample_style == "range"
-        if isinstance(short_edge_length, int):
-            short_edge_length = (short_edge_length, short_edge_length)
+        short_edge_length = _pair(short_edge_length)
         if self.is_range:
-            assert len(short_edge_length) == 2, (
-                f"'range' takes two values. Got {short_edge_length}!"
-            )
+            assert len(short_edge_length) == 2, f"'range' takes two values: {short_edge_length}"
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
@@ -143,13 +143,11 @@ class ResizeScale(Augmentation):
     def __init__(self, min_scale, max_scale, target_height, target_width, interp=Image.BILINEAR):
         self._init(locals())
 
-    def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
+    def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
+        scale = np.random.uniform(self.min_scale, self.max_scale)
         fit = min(self.target_height * scale / h, self.target_width * scale / w)
         return ResizeTransform(h, w, int(np.round(h * fit)), int(np.round(w * fit)), self.interp)
-
-    def get_transform(self, image) -> T.Transform:
-        return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
 
 
 class RandomResize(Augmentation):
@@ -184,8 +182,7 @@ class RandomRotation(Augmentation):
     def __init__(self, angle, expand=True, center=None, sample_style="range", interp=None):
         assert sample_style in ["range", "choice"], sample_style
         self.is_range = sample_style == "range"
-        if isinstance(angle, (float, int)):
-            angle = (angle, angle)
+        angle = _pair(angle)
         if center is not None and isinstance(center[0], (float, int)):
             center = (center, center)
         self._init(locals())
@@ -222,24 +219,17 @@ class FixedSizeCrop(Augmentation):
     def __init__(self, crop_size, pad=True, pad_value=128.0, seg_pad_value=255):
         self._init(locals())
 
-    def _get_crop(self, image: np.ndarray) -> T.Transform:
-        h, w = image.shape[:2]
-        # One random number for both axes.
-        room = np.maximum(np.subtract((h, w), self.crop_size), 0)
-        y0, x0 = np.round(room * np.random.uniform(0.0, 1.0)).astype(int)
-        return T.CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], w, h)
-
-    def _get_pad(self, image: np.ndarray) -> T.Transform:
-        size = image.shape[:2]
-        pad_h, pad_w = np.maximum(np.subtract(self.crop_size, size), 0)
-        orig_h, orig_w = np.minimum(size, self.crop_size)
-        return T.PadTransform(
-            0, 0, pad_w, pad_h, orig_w, orig_h, self.pad_value, self.seg_pad_value
-        )
-
     def get_transform(self, image) -> T.TransformList:
-        pads = [self._get_pad(image)] if self.pad else []
-        return T.TransformList([self._get_crop(image), *pads])
+        (h, w), (crop_h, crop_w) = image.shape[:2], self.crop_size
+        # One random number for both axes.
+        room = np.maximum((h - crop_h, w - crop_w), 0)
+        y0, x0 = np.round(room * np.random.uniform(0.0, 1.0)).astype(int)
+        transforms = [T.CropTransform(x0, y0, crop_w, crop_h, w, h)]
+        if self.pad:
+            pad_h, pad_w = np.maximum((crop_h - h, crop_w - w), 0)
+            sizes = pad_w, pad_h, np.minimum(w, crop_w), np.minimum(h, crop_h)
+            transforms.append(T.PadTransform(0, 0, *sizes, self.pad_value, self.seg_pad_value))
+        return T.TransformList(transforms)
 
 
 class RandomCrop(Augmentation):
@@ -396,7 +386,7 @@ class _RandomIntensity(Augmentation):
 
     def get_transform(self, image) -> T.Transform:
         weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return T.BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
+        return T.BlendTransform(self._other(image), 1 - weight, weight)
 
 
 class RandomContrast(_RandomIntensity):

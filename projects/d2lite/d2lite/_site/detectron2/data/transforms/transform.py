@@ -1,18 +1,17 @@
 """Transforms that fvcore lacks: resizing and cropping through PIL, rotation, colour functions."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform, TransformList
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
-
-from detectron2._scope import missing_attribute
 
 __all__ = ["ExtentTransform", "ResizeTransform", "RotationTransform"]
 __all__ += ["ColorTransform", "PILColorTransform"]
-__getattr__ = missing_attribute(__name__)
 
 
 def _through_pil(img: np.ndarray, func: Callable[[Image.Image], Image.Image]) -> np.ndarray:
@@ -22,7 +21,22 @@ def _through_pil(img: np.ndarray, func: Callable[[Image.Image], Image.Image]) ->
     return np.asarray(func(Image.fromarray(img)))
 
 
-class ExtentTransform(Transform):
+def _through_torch(img: np.ndarray, func: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Apply a function of (1, C, H, W) tensors to an array (H, W) or (H, W, ...)."""
+    # In C order: torch takes no negative strides, which flips leave behind.
+    pixels = torch.from_numpy(np.ascontiguousarray(img)).reshape(1, *img.shape[:2], -1)
+    out = func(pixels.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return out.reshape(*out.shape[1:3], *img.shape[2:]).numpy()
+
+
+class _Resampling(Transform):
+    """A transform whose ``apply_image`` takes ``interp``, of which 0 is the nearest pixel."""
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self.apply_image(segmentation, interp=0)
+
+
+class ExtentTransform(_Resampling):
     """Cut a rectangle out of the image, which may reach beyond it, and scale it to a size.
 
     Args:
@@ -37,12 +51,9 @@ class ExtentTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray, interp=None) -> np.ndarray:
-        size = self.output_size[::-1]
         # NEAREST is 0, which counts as "not given" here: labels are interpolated as images are.
-        filters = {"resample": interp or self.interp, "fill": self.fill}
-        return _through_pil(
-            img, lambda image: image.transform(size, Image.EXTENT, self.src_rect, **filters)
-        )
+        extent = self.output_size[::-1], Image.EXTENT, self.src_rect, interp or self.interp
+        return _through_pil(img, lambda image: image.transform(*extent, fill=self.fill))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         h, w = self.output_size
@@ -52,11 +63,8 @@ class ExtentTransform(Transform):
         new_coords[:, 1] = (new_coords[:, 1] - 0.5 * (y0 + y1)) * (h / (y1 - y0)) + 0.5 * h
         return new_coords
 
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, interp=Image.NEAREST)
 
-
-class ResizeTransform(Transform):
+class ResizeTransform(_Resampling):
     """Resize to a fixed size: 8-bit images through PIL (antialiased), others through torch.
 
     Args:
@@ -80,30 +88,19 @@ class ResizeTransform(Transform):
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8:
             return _through_pil(img, lambda x: x.resize((self.new_w, self.new_h), interp))
-        # A copy in C order: torch takes no negative strides, which flips leave behind.
-        pixels = torch.from_numpy(np.ascontiguousarray(img)).reshape(1, self.h, self.w, -1)
-        mode = self._TORCH_MODES[interp]
-        out = F.interpolate(
-            pixels.permute(0, 3, 1, 2),
-            (self.new_h, self.new_w),
-            mode=mode,
-            align_corners=None if mode == "nearest" else False,
-        )
-        return out.permute(0, 2, 3, 1).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
+        size, mode = (self.new_h, self.new_w), self._TORCH_MODES[interp]
+        return _through_torch(img, lambda x: F.interpolate(x, size, mode=mode))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
         coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
         return coords
 
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, interp=Image.NEAREST)
-
     def inverse(self) -> "ResizeTransform":
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
 
 
-class RotationTransform(Transform):
+class RotationTransform(_Resampling):
     """Rotate around a point; boxes become the boxes around their rotated corners.
 
     Args:
@@ -124,10 +121,8 @@ class RotationTransform(Transform):
         center = image_center if center is None else center
         interp = 1 if interp is None else interp
         abs_cos, abs_sin = abs(np.cos(np.deg2rad(angle))), abs(np.sin(np.deg2rad(angle)))
-        bound_w, bound_h = w, h
-        if expand:
-            size = np.rint([h * abs_sin + w * abs_cos, h * abs_cos + w * abs_sin])
-            bound_w, bound_h = size.astype(int)
+        around = np.rint([h * abs_sin + w * abs_cos, h * abs_cos + w * abs_sin]).astype(int)
+        bound_w, bound_h = around if expand else (w, h)
         self._set_attributes(locals())
         self.rm_coords = self.create_rotation_matrix()
         # Pixel i is centred at coordinate i + 0.5, so pixel indices turn around a shifted point.
@@ -149,14 +144,10 @@ class RotationTransform(Transform):
         x, y = np.meshgrid(np.arange(self.bound_w), np.arange(self.bound_h))
         # Row vectors times R equal the inverse rotation of column vectors.
         source = (np.stack([x, y], axis=-1) - self.rm_image[:, 2]) @ self.rm_image[:, :2]
-        pixels = torch.from_numpy(img.reshape(1, self.h, self.w, -1).astype(np.float64))
-        out = F.grid_sample(
-            pixels.permute(0, 3, 1, 2),
-            torch.from_numpy((2 * source + 1) / (self.w, self.h) - 1)[None],
-            mode=self._TORCH_MODES[self.interp if interp is None else interp],
-            align_corners=False,
-        )
-        out = out.permute(0, 2, 3, 1).reshape(self.bound_h, self.bound_w, *img.shape[2:]).numpy()
+        grid = torch.from_numpy((2 * source + 1) / (self.w, self.h) - 1)[None]
+        mode = self._TORCH_MODES[self.interp if interp is None else interp]
+        sample = functools.partial(F.grid_sample, grid=grid, mode=mode, align_corners=False)
+        out = _through_torch(img.astype(np.float64), sample)
         if np.issubdtype(img.dtype, np.integer):
             info = np.iinfo(img.dtype)
             out = np.clip(np.rint(out), info.min, info.max)
@@ -167,9 +158,6 @@ class RotationTransform(Transform):
         if len(coords) == 0 or self.angle % 360 == 0:
             return coords
         return coords @ self.rm_coords[:, :2].T + self.rm_coords[:, 2]
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, interp=0)
 
     def inverse(self) -> TransformList:
         """Rotate back and cut away what the two expansions added.
