@@ -11,16 +11,10 @@ from tabulate import tabulate
 _BASIC_RULES = (
     (r"\.b$", ".bias"),
     (r"\.w$", ".weight"),
-    (r"bn\.s$", "norm.weight"),
-    (r"bn\.bias$", "norm.bias"),
-    (r"bn\.rm", "norm.running_mean"),
-    (r"bn\.running\.mean$", "norm.running_mean"),
-    (r"bn\.riv$", "norm.running_var"),
-    (r"bn\.running\.var$", "norm.running_var"),
-    (r"bn\.gamma$", "norm.weight"),
-    (r"bn\.beta$", "norm.bias"),
-    (r"gn\.s$", "norm.weight"),
-    (r"gn\.bias$", "norm.bias"),
+    (r"[bg]n\.(s|gamma)$", "norm.weight"),
+    (r"[bg]n\.(bias|beta)$", "norm.bias"),
+    (r"bn\.(rm|running\.mean$)", "norm.running_mean"),
+    (r"bn\.(riv|running\.var)$", "norm.running_var"),
     (r"^res\.conv1\.norm\.", "conv1.norm."),
     (r"^conv1\.", "stem.conv1."),  # or it would match "conv1" of a head
     (r"\.branch1\.", ".shortcut."),
@@ -39,8 +33,7 @@ _DETECTION_RULES = (
     (r"^head\.conv", "box_head.conv"),
     (r"^fpn\.inner\.res(\d+)\..*?(\.norm)?\.(\w+)$", r"fpn_lateral\1\2.\3"),
     (r"^fpn\.res(\d+)\..*?(\.norm)?\.(\w+)$", r"fpn_output\1\2.\3"),
-    (r"\.\[mask\]\.fcn", "mask_head.mask_fcn"),
-    (r"^\.mask\.fcn", "mask_head.mask_fcn"),
+    (r"(\.\[mask\]|^\.mask)\.fcn", "mask_head.mask_fcn"),
     (r"mask\.fcn\.logits", "mask_head.predictor"),
     (r"conv5\.mask", "mask_head.deconv"),
 )
@@ -48,7 +41,7 @@ _DETECTION_RULES = (
 
 def _substitute(name: str, rules) -> str:
     for pattern, replacement in rules:
-        name = re.sub(pattern, lambda m, r=replacement: m.expand(r) if "\\" in r else r, name)
+        name = re.sub(pattern, replacement, name)
     return name
 
 
@@ -79,25 +72,15 @@ def convert_c2_detectron_names(weights):
         elif new.startswith("cls_score."):  # background goes last
             value = torch.cat([value[1:], value[:1]])
         if value is not weights[old]:
-            logger.info(
-                f"Moved or removed the background class of {new}: {tuple(weights[old].shape)} "
-                f"-> {tuple(value.shape)}"
-            )
+            logger.info(f"Moved or removed the background class of {new}: {tuple(value.shape)}")
         result[new] = value
     return result, dict(zip(renamed, originals, strict=True))
 
 
-def _longest_suffixes(model_keys, ckpt_keys) -> dict[str, str]:
-    """Model key -> the longest checkpoint key that is it or a suffix of it after a dot."""
-    known = set(ckpt_keys)
-    found = {}
-    for key in model_keys:
-        parts = key.split(".")
-        candidates = (".".join(parts[i:]) for i in range(len(parts)))
-        match = next((candidate for candidate in candidates if candidate in known), None)
-        if match is not None:
-            found[key] = match
-    return found
+def _longest_suffix(key: str, known) -> str | None:
+    """The longest of the known names that is this one, or a suffix of it after a dot."""
+    suffixes = (key.split(".", dots)[-1] for dots in range(key.count(".") + 1))
+    return next((suffix for suffix in suffixes if suffix in known), None)
 
 
 def align_and_update_state_dicts(model_state_dict, ckpt_state_dict, c2_conversion=True):
@@ -118,14 +101,15 @@ def align_and_update_state_dicts(model_state_dict, ckpt_state_dict, c2_conversio
         ValueError: one weight matches several parameters.
     """
     logger = logging.getLogger(__name__)
+    originals = {key: key for key in ckpt_state_dict}
     if c2_conversion:
         ckpt_state_dict, originals = convert_c2_detectron_names(ckpt_state_dict)
-    else:
-        originals = {key: key for key in ckpt_state_dict}
 
     taken: dict[str, str] = {}  # checkpoint key -> model key
-    result = {}
-    for key, source in _longest_suffixes(sorted(model_state_dict), ckpt_state_dict).items():
+    for key in sorted(model_state_dict):
+        source = _longest_suffix(key, ckpt_state_dict)
+        if source is None:
+            continue
         shape, found = model_state_dict[key].shape, ckpt_state_dict[source].shape
         if shape != found:
             logger.warning(
@@ -133,23 +117,20 @@ def align_and_update_state_dicts(model_state_dict, ckpt_state_dict, c2_conversio
                 f"{shape}. {source} will not be loaded. Please double check and see if this is "
                 "desired."
             )
-            continue
-        if source in taken:
+        elif source in taken:
             logger.error(
                 f"Ambiguity found for {source} in checkpoint! It matches at least two keys in the "
                 f"model ({key} and {taken[source]})."
             )
             raise ValueError("Cannot match one checkpoint key to multiple keys in the model.")
-        taken[source] = key
-        result[key] = ckpt_state_dict[source]
+        else:
+            taken[source] = key
     if not taken:
         logger.warning("No weights in checkpoint matched with model.")
         return ckpt_state_dict
 
+    result = {taken.get(source, source): value for source, value in ckpt_state_dict.items()}
     _log_matches(logger, {key: originals[source] for source, key in taken.items()}, result)
-    for source in sorted(ckpt_state_dict):
-        if source not in taken:
-            result[source] = ckpt_state_dict[source]
     return result
 
 

@@ -45,30 +45,17 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_file(self, filename):
         if filename.endswith(".pkl"):
-            return self._load_pkl(filename)
+            data = load_pickle(filename)
+            if "model" in data and "__author__" in data:
+                self.logger.info(f"Reading a file from '{data['__author__']}'")
+                return data
+            data = data.get("blobs", data)  # Caffe2's detection models have it, its ImageNet not
+            return _foreign(data, "Caffe2", ignored_suffix="_momentum")
         if filename.endswith(".pyth"):
-            with self.path_manager.open(filename, "rb") as file:
-                data = load_torch(filename, file)
-            assert "model_state" in data, (
-                f"Cannot load .pyth file {filename}; pycls checkpoints must contain 'model_state'."
-            )
-            model = {
-                key: value
-                for key, value in data["model_state"].items()
-                if not key.endswith("num_batches_tracked")
-            }
-            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+            data = load_torch(filename)
+            assert "model_state" in data, f"{filename} is no file of pycls: it has no 'model_state'"
+            return _foreign(data["model_state"], "pycls", ignored_suffix="num_batches_tracked")
         return self._apply_query(self._torch_load(filename))
-
-    def _load_pkl(self, filename):
-        with self.path_manager.open(filename, "rb") as file:
-            data = load_pickle(filename, file)
-        if "model" in data and "__author__" in data:
-            self.logger.info(f"Reading a file from '{data['__author__']}'")
-            return data
-        blobs = data.get("blobs", data)  # Caffe2's detection models have it, its ImageNet ones not
-        blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
-        return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _torch_load(self, filename):
         return load_torch(filename)
@@ -82,9 +69,7 @@ class DetectionCheckpointer(Checkpointer):
         if queries.pop("matching_heuristics", ["False"]) == ["True"]:
             loaded["matching_heuristics"] = True
         if queries:
-            raise ValueError(
-                f"Unsupported query remaining: {queries}, original filename: {url.geturl()}"
-            )
+            raise ValueError(f"Unsupported query remaining: {queries}, filename: {url.geturl()}")
         return loaded
 
     def _load_model(self, checkpoint):
@@ -97,13 +82,14 @@ class DetectionCheckpointer(Checkpointer):
             )
         incompatible = super()._load_model(checkpoint)
         # The config defines these buffers, whatever old files have or lack.
-        own_buffers = dict(self.model.named_buffers(recurse=False))
-        for name in ("pixel_mean", "pixel_std"):
-            if name in own_buffers and name in incompatible.missing_keys:
-                incompatible.missing_keys.remove(name)
-        incompatible.unexpected_keys[:] = [
-            key
-            for key in incompatible.unexpected_keys
-            if "anchor_generator.cell_anchors" not in key
-        ]
+        own = {"pixel_mean", "pixel_std"} & dict(self.model.named_buffers(recurse=False)).keys()
+        missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys
+        missing[:] = [key for key in missing if key not in own]
+        unexpected[:] = [key for key in unexpected if "anchor_generator.cell_anchors" not in key]
         return incompatible
+
+
+def _foreign(weights, author, ignored_suffix):
+    """A checkpoint of another library: its names are matched by heuristics."""
+    model = {key: value for key, value in weights.items() if not key.endswith(ignored_suffix)}
+    return {"model": model, "__author__": author, "matching_heuristics": True}

@@ -1,104 +1,77 @@
 """Reading of pickled checkpoints without running what is pickled in them."""
 
-import collections
+import codecs
 import io
 import pickle
-import re
+from collections import Counter, OrderedDict, defaultdict
 
 import numpy as np
 import torch
 
+try:
+    from numpy._core import multiarray, numeric
+except ImportError:  # NumPy 1
+    from numpy.core import multiarray, numeric
 
-def _torch_storage(data: bytes):
+# How NumPy pickles arrays and scalars, under the old and the new name of its modules.
+_NUMPY = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
+for _package in ("numpy.core", "numpy._core"):
+    _NUMPY[f"{_package}.multiarray._reconstruct"] = multiarray._reconstruct
+    _NUMPY[f"{_package}.multiarray.scalar"] = multiarray.scalar
+    _NUMPY[f"{_package}.numeric._frombuffer"] = numeric._frombuffer
+
+_PLAIN = (
+    *(list, dict, set, int, float, OrderedDict, defaultdict, Counter, codecs.encode, torch.Size),
+    *(torch._utils._rebuild_tensor_v2, torch._utils._rebuild_parameter),
+)
+
+
+def _load_storage(data: bytes):
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
-def _numpy_internals() -> dict[tuple[str, str], object]:
-    """How NumPy pickles arrays, scalars and types, under the old and new names of its modules."""
-    try:
-        from numpy._core import multiarray, numeric
-    except ImportError:  # NumPy 1
-        from numpy.core import multiarray, numeric
-    found: dict[tuple[str, str], object] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-    for package in ("numpy.core", "numpy._core"):
-        for name in ("_reconstruct", "scalar"):
-            found[f"{package}.multiarray", name] = getattr(multiarray, name)
-        found[f"{package}.numeric", "_frombuffer"] = numeric._frombuffer
-    return found
-
-
-_HARMLESS: dict[tuple[str, str], object] = {
-    **_numpy_internals(),
-    ("_codecs", "encode"): lambda text, encoding="latin1": str(text).encode(encoding),
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("collections", "Counter"): collections.Counter,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch.storage", "_load_from_bytes"): _torch_storage,
-    ("torch", "Size"): torch.Size,
-    **{
-        (module, name): {"list": list, "dict": dict, "set": set, "int": int, "float": float}[name]
-        for module in ("builtins", "__builtin__")
-        for name in ("list", "dict", "set", "int", "float")
-    },
-}
-_REFUSAL = (
-    "{path} holds {what}, which is more than tensors, NumPy arrays and plain containers. Reading "
-    "it could run code that its author chose. If you trust the file, read it yourself, keep its "
-    "weights, and save those with torch.save(state_dict)"
-)
+_HARMLESS = {f"{kind.__module__}.{kind.__name__}": kind for kind in _PLAIN} | _NUMPY
+_HARMLESS["torch.storage._load_from_bytes"] = _load_storage
 
 
 class _ArraysOnly(pickle.Unpickler):
     """Unpickler that knows arrays, tensors and plain containers, and refuses all else."""
 
     def find_class(self, module, name):
-        if (module, name) in _HARMLESS:
-            return _HARMLESS[module, name]
+        full_name = f"{module}.{name}".replace("__builtin__.", "builtins.")  # of Python 2
+        if full_name in _HARMLESS:
+            return _HARMLESS[full_name]
         if module == "numpy.dtypes" or (module == "torch" and name.endswith("Storage")):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise pickle.UnpicklingError(
+            f"The file holds {full_name}, which is more than tensors, NumPy arrays and plain "
+            "containers. Reading it could run code that its author chose. If you trust it, read "
+            "it yourself, keep its weights, and save those with torch.save(state_dict)"
+        )
 
 
-def load_pickle(path, file) -> object:
+def load_pickle(path) -> object:
     """Content of a pickle of arrays, Python 2's included.
 
     Raises:
         pickle.UnpicklingError: it holds anything else; the message names what.
     """
-    try:
+    with open(path, "rb") as file:
         return _ArraysOnly(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise pickle.UnpicklingError(_REFUSAL.format(path=path, what=error)) from None
 
 
-def _allow_numpy_in_torch() -> None:
-    known = _numpy_internals()
-    kinds = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
-    named = [(what, f"{module}.{name}") for (module, name), what in known.items()]
-    # Before 2.6 PyTorch takes no names, so only files of the installed NumPy's age can be read.
-    by_name = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 6)
-    torch.serialization.add_safe_globals([*(named if by_name else set(known.values())), *kinds])
-
-
-_allow_numpy_in_torch()
-
-
-def load_torch(path, file=None) -> object:
+def load_torch(path) -> object:
     """Content of a ``torch.save`` file on the CPU; NumPy's arrays and scalars may be in it.
 
     Raises:
         pickle.UnpicklingError: it holds anything else; the message names what.
     """
-    try:
-        return torch.load(path if file is None else file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise
-        text = _REFUSAL.format(path=path, what=found.group(1))
-        raise pickle.UnpicklingError(text) from error
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+# Before 2.6 PyTorch takes no names, so only files of the installed NumPy's age can be read.
+_named = torch.__version__ >= "2.6"
+torch.serialization.add_safe_globals(
+    [(what, name) if _named else what for name, what in _NUMPY.items()]
+    + [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+)
