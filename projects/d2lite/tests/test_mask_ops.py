@@ -62,9 +62,10 @@ def test_against_the_slow_one():
 def test_skipping_changes_nothing(x, y, width, height, side):
     masks = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(side))
     boxes = torch.tensor([[x, y, x + width, y + height]])
-    whole, where = _do_paste_mask(masks, boxes, 12, 16, skip_empty=False)
-    assert where == () and whole.shape == (1, 12, 16)
-    part, where = _do_paste_mask(masks, boxes, 12, 16, skip_empty=True)
+    whole, *start = _do_paste_mask(masks, boxes, 12, 16, skip_empty=False)
+    assert start == [0, 0] and whole.shape == (1, 12, 16)
+    part, top, left = _do_paste_mask(masks, boxes, 12, 16, skip_empty=True)
+    where = slice(top, top + part.shape[1]), slice(left, left + part.shape[2])
     filled = torch.zeros_like(whole)
     filled[(slice(None), *where)] = part
     # Beyond twice the box's half side + a mask pixel there is nothing to sample.
@@ -75,7 +76,7 @@ def test_skipping_changes_nothing(x, y, width, height, side):
 
 def test_all_at_once_is_one_by_one():
     masks, boxes = sample()
-    together, _ = _do_paste_mask(masks[:, None], boxes, 18, 24, skip_empty=False)
+    together, *_ = _do_paste_mask(masks[:, None], boxes, 18, 24, skip_empty=False)
     assert torch.equal(together >= 0.5, paste_masks_in_image(masks, boxes, (18, 24)))
 
 

@@ -1,7 +1,7 @@
 """Layers that models are built from, those of torch included that need help."""
 
 # ruff: noqa: F401
-from detectron2._scope import missing_attribute
+from detectron2 import _scope
 
 from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
@@ -24,5 +24,4 @@ from .wrappers import (
     shapes_to_tensor,
 )
 
-__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
-__getattr__ = missing_attribute(__name__)
+__getattr__ = _scope.missing_attribute(__name__)

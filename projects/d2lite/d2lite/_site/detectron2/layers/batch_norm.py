@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,14 +31,13 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor) -> Tensor:
+        mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
         if not x.requires_grad:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
         # batch_norm's backward would also spend memory on the gradients of the affine factors.
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        bias = self.bias - self.running_mean * scale
-        return x * scale.to(x.dtype)[:, None, None] + bias.to(x.dtype)[:, None, None]
+        scale = weight * (var + self.eps).rsqrt()
+        shift = bias - mean * scale
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         if (local_metadata.get("version") or 1) < 2:
@@ -72,9 +70,7 @@ class FrozenBatchNorm2d(nn.Module):
 def _convert(module: nn.Module, from_types: tuple[type, ...], to_type: type) -> nn.Module:
     if not isinstance(module, from_types):
         for name, child in module.named_children():
-            converted = _convert(child, from_types, to_type)
-            if converted is not child:
-                module.add_module(name, converted)
+            module.add_module(name, _convert(child, from_types, to_type))
         return module
     result = to_type(module.num_features).to(module.running_mean.device)
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -101,9 +97,8 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     """
     if norm is None or norm == "":
         return None
-    if isinstance(norm, str):
-        norm = _NORMS[norm]
-    return norm(out_channels)
+    make = _NORMS[norm] if isinstance(norm, str) else norm
+    return make(out_channels)
 
 
 class NaiveSyncBatchNorm(BatchNorm2d):
@@ -128,32 +123,25 @@ class NaiveSyncBatchNorm(BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if comm.get_world_size() == 1 or not self.training:
             return super().forward(input)
+        B, C = input.shape[:2]
+        by_images = self._stats_mode == "N"
+        assert B > 0 or by_images, 'SyncBatchNorm(stats_mode="") does not support zero batch size.'
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        mean, square, momentum = self._global_moments(x)
-        var = square - mean * mean
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        bias = self.bias - mean * scale
-        self.running_mean += momentum * (mean.detach() - self.running_mean)
-        self.running_var += momentum * (var.detach() - self.running_var)
-        return (x * scale[:, None, None] + bias[:, None, None]).to(input.dtype)
-
-    def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """Mean and mean square (C,) over all processes, and the momentum of their update."""
-        B, C = x.shape[:2]
-        if self._stats_mode == "":
-            assert B > 0, 'SyncBatchNorm(stats_mode="") does not support zero batch size.'
-            moments = torch.cat([x.mean([0, 2, 3]), (x * x).mean([0, 2, 3])])
-            mean, square = (differentiable_all_reduce(moments) / dist.get_world_size()).split(C)
-            return mean, square, self.momentum
         # The sum of nothing keeps the input in the graph.
         sums = x.new_zeros(2 * C + 1) + x.sum()
         if B > 0:
-            sums = B * torch.cat([x.mean([0, 2, 3]), (x * x).mean([0, 2, 3]), x.new_ones(1)])
+            sums = torch.cat([x.mean([0, 2, 3]), (x * x).mean([0, 2, 3]), x.new_ones(1)])
+            sums = sums * (B if by_images else 1)
         sums = differentiable_all_reduce(sums)
-        images = sums[-1].detach()
-        mean, square, _ = (sums / images.clamp(min=1)).split([C, C, 1])
-        # No images anywhere: no update.
-        return mean, square, images.clamp(max=1) * self.momentum
+        count = sums[-1].detach()
+        mean, square, _ = (sums / count.clamp(min=1)).split([C, C, 1])
+        var = square - mean * mean
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        bias = self.bias - mean * scale
+        momentum = self.momentum * count.clamp(max=1)  # no images anywhere: no update
+        self.running_mean += momentum * (mean.detach() - self.running_mean)
+        self.running_var += momentum * (var.detach() - self.running_var)
+        return (x * scale[:, None, None] + bias[:, None, None]).to(input.dtype)
 
 
 class LayerNorm(nn.Module):

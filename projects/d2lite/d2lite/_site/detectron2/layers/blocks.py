@@ -62,12 +62,10 @@ class DepthwiseSeparableConv2d(nn.Module):
             activation2: function after that norm.
         """
         super().__init__()
-        shape = dict(
-            kernel_size=kernel_size, padding=padding, dilation=dilation, groups=in_channels
-        )
+        shape = dict(padding=padding, dilation=dilation, groups=in_channels)
         after1 = dict(bias=not norm1, norm=get_norm(norm1, in_channels), activation=activation1)
         after2 = dict(bias=not norm2, norm=get_norm(norm2, out_channels), activation=activation2)
-        self.depthwise = Conv2d(in_channels, in_channels, **shape, **after1)
+        self.depthwise = Conv2d(in_channels, in_channels, kernel_size, **shape, **after1)
         self.pointwise = Conv2d(in_channels, out_channels, kernel_size=1, **after2)
         weight_init.c2_msra_fill(self.depthwise)
         weight_init.c2_msra_fill(self.pointwise)

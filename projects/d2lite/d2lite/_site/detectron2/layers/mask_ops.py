@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BYTES_PER_FLOAT = 4
-# Bytes that the sampled masks of one chunk may take on a GPU.
+# Bytes that the sampled masks of one chunk may take on a GPU, in float32.
 GPU_MEM_LIMIT = 1024**3
 
 
@@ -20,17 +19,15 @@ def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_em
         skip_empty: sample only the part of the image that the boxes touch; the rest is 0.
 
     Returns:
-        Masks (N, h, w), and the rows and columns of the image that they cover as two slices; an
-        empty tuple where they cover all.
+        Masks (N, h, w), and the first row and column of the image that they cover.
     """
+    x_first, y_first, x_last, y_last = 0, 0, img_w, img_h
     if skip_empty and not torch.jit.is_scripting():
         # A pixel more on each side: samples reach half a mask pixel beyond the box.
         x_first, y_first = (boxes[:, :2].amin(0).floor() - 1).clamp(min=0).int()
         x_last, y_last = boxes[:, 2:].amax(0).ceil() + 1
         x_last = x_last.clamp(max=img_w).int().maximum(x_first)
         y_last = y_last.clamp(max=img_h).int().maximum(y_first)
-    else:
-        x_first, y_first, x_last, y_last = 0, 0, img_w, img_h
     x0, y0, x1, y1 = torch.split(boxes, 1, dim=1)
     x = torch.arange(x_first, x_last, device=masks.device, dtype=torch.float32) + 0.5
     y = torch.arange(y_first, y_last, device=masks.device, dtype=torch.float32) + 0.5
@@ -40,9 +37,7 @@ def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_em
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
     masks = masks if masks.is_floating_point() else masks.float()
     sampled = F.grid_sample(masks, grid.to(masks.dtype), align_corners=False)[:, 0]
-    if skip_empty and not torch.jit.is_scripting():
-        return sampled, (slice(y_first, y_last), slice(x_first, x_last))
-    return sampled, ()
+    return sampled, y_first, x_first
 
 
 @torch.jit.script_if_tracing
@@ -74,19 +69,15 @@ def paste_masks_in_image(
     # One by one, with the rest of the image skipped, is fastest on a CPU; a GPU wants all at once.
     chunk = 1
     if not on_cpu and not torch.jit.is_scripting():
-        chunk = int(GPU_MEM_LIMIT // (img_h * img_w * BYTES_PER_FLOAT))
-        assert chunk > 0, "Default GPU_MEM_LIMIT in mask_ops.py is too small; try increasing it"
+        chunk = max(1, GPU_MEM_LIMIT // (img_h * img_w * 4))
     dtype = torch.bool if threshold >= 0 else torch.uint8
     result = torch.zeros([N, img_h, img_w], dtype=dtype, device=boxes.device)
     for first in range(0, N, chunk):
-        last = min(first + chunk, N)
-        part = masks[first:last, None, :, :]
-        sampled, where = _do_paste_mask(part, boxes[first:last], img_h, img_w, skip_empty=on_cpu)
+        part, part_boxes = masks[first : first + chunk, None], boxes[first : first + chunk]
+        sampled, y, x = _do_paste_mask(part, part_boxes, img_h, img_w, skip_empty=on_cpu)
+        height, width = sampled.shape[1:]
         sampled = sampled >= threshold if threshold >= 0 else (sampled * 255).to(torch.uint8)
-        if torch.jit.is_scripting():
-            result[first:last] = sampled
-        else:
-            result[(slice(first, last), *where)] = sampled
+        result[first : first + chunk, y : y + height, x : x + width] = sampled
     return result
 
 

@@ -1,18 +1,16 @@
 """RoIAlign: features of a fixed size from regions of any size."""
 
 import torch
-from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torch import Tensor
+from torchvision.ops import RoIAlign, roi_align
 
 __all__ = ["ROIAlign", "roi_align"]
 
 
-class ROIAlign(nn.Module):
+class ROIAlign(RoIAlign):
     """Average bilinear samples of a feature map on a grid over each region."""
 
-    def __init__(
-        self, output_size, spatial_scale: float, sampling_ratio: int, aligned: bool = True
-    ):
+    def __init__(self, output_size, spatial_scale, sampling_ratio, aligned=True):
         """Set the grid.
 
         Args:
@@ -22,9 +20,7 @@ class ROIAlign(nn.Module):
             aligned: pixel centres lie at half-integer coordinates, as they do everywhere else;
                 False is the first version of the operation, off by half a pixel.
         """
-        super().__init__()
-        self.output_size, self.spatial_scale = output_size, spatial_scale
-        self.sampling_ratio, self.aligned = sampling_ratio, aligned
+        super().__init__(output_size, spatial_scale, sampling_ratio, aligned)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Pool (B, C, H, W) over regions.
@@ -37,14 +33,8 @@ class ROIAlign(nn.Module):
             (N, C, h, w).
         """
         assert rois.dim() == 2 and rois.size(1) == 5, f"rois must be (N, 5), got {rois.shape}"
-        if input.is_quantized:
-            input = input.dequantize()
         dtype = input.dtype
         if dtype == torch.bfloat16:  # torchvision has no kernel for it
             input = input.float()
         size, scale, ratio = self.output_size, self.spatial_scale, self.sampling_ratio
         return roi_align(input, rois.to(input.dtype), size, scale, ratio, self.aligned).to(dtype)
-
-    def extra_repr(self) -> str:
-        names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -1,17 +1,13 @@
 """Thin layers over torch's: convolution with norm and activation, and help with shapes."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import List, Optional  # noqa: UP035 (TorchScript compiles this)
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import BatchNorm2d, ConvTranspose2d, Linear, functional as F  # noqa: F401
 
-BatchNorm2d = nn.BatchNorm2d
-ConvTranspose2d = nn.ConvTranspose2d
-Linear = nn.Linear
 interpolate = F.interpolate
 
 
@@ -21,19 +17,12 @@ def shapes_to_tensor(x: List[int], device: Optional[torch.device] = None) -> Ten
     Raises:
         AssertionError: integers while tracing; they would become constants of the graph.
     """
-    if torch.jit.is_scripting():
-        return torch.as_tensor(x, device=device)
-    if torch.jit.is_tracing():
+    if not torch.jit.is_scripting() and torch.jit.is_tracing():
         assert all(isinstance(size, Tensor) for size in x), "Shapes must be tensors in tracing!"
         shape = torch.stack(x)
         # A move to where it is already would write the device into the graph.
         return shape if device is None or shape.device == device else shape.to(device)
     return torch.as_tensor(x, device=device)
-
-
-def check_if_dynamo_compiling() -> bool:
-    """Whether torch.compile or torch.export runs this."""
-    return torch.compiler.is_compiling()
 
 
 @torch.jit.script_if_tracing
@@ -45,9 +34,7 @@ def move_device_like(src: Tensor, dst: Tensor) -> Tensor:
 def cat(tensors: List[Tensor], dim: int = 0) -> Tensor:  # noqa: UP006
     """``torch.cat`` that returns a single tensor as it is."""
     assert isinstance(tensors, (list, tuple))
-    if len(tensors) == 1:
-        return tensors[0]
-    return torch.cat(tensors, dim)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
 def nonzero_tuple(x: Tensor):
@@ -78,13 +65,7 @@ class Conv2d(nn.Conv2d):
     Padding is always with zeros.
     """
 
-    def __init__(
-        self,
-        *args,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        **kwargs,
-    ):
+    def __init__(self, *args, norm: nn.Module | None = None, activation=None, **kwargs):
         """Pass all arguments but these two to ``torch.nn.Conv2d``.
 
         Args:
@@ -98,7 +79,8 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # TorchScript knows no SyncBatchNorm
-            self._check_batch(x)
+            needs_some = self.training and isinstance(self.norm, nn.SyncBatchNorm)
+            assert not needs_some or x.numel() > 0, "SyncBatchNorm does not support empty inputs!"
         stride, padding, dilation = self.stride, self.padding, self.dilation
         x = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
         if self.norm is not None:
@@ -106,11 +88,3 @@ class Conv2d(nn.Conv2d):
         if self.activation is not None:
             x = self.activation(x)
         return x
-
-    @torch.jit.unused
-    def _check_batch(self, x: Tensor) -> None:
-        if check_if_dynamo_compiling() or not isinstance(self.norm, nn.SyncBatchNorm):
-            return
-        with warnings.catch_warnings(record=True):  # tracing warns about the branch
-            refused = self.training and x.numel() == 0
-            assert not refused, "SyncBatchNorm does not support empty inputs!"

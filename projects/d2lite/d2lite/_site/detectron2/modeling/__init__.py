@@ -1,7 +1,7 @@
 """Models and the modules that they are made of."""
 
 # ruff: noqa: F401
-from detectron2._scope import missing_attribute
+from detectron2 import _scope
 from detectron2.layers import ShapeSpec
 
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
@@ -19,5 +19,4 @@ from .roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead, build
 from .roi_heads.roi_heads import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads, build_roi_heads
 from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
-__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
-__getattr__ = missing_attribute(__name__)
+__getattr__ = _scope.missing_attribute(__name__)

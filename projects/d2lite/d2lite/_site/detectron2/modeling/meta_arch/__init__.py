@@ -1,7 +1,7 @@
 """Whole models."""
 
 # ruff: noqa: F401
-from detectron2._scope import missing_attribute
+from detectron2 import _scope
 
 from .build import META_ARCH_REGISTRY, build_model
 from .panoptic_fpn import PanopticFPN
@@ -13,5 +13,4 @@ from .semantic_seg import (
     build_sem_seg_head,
 )
 
-__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
-__getattr__ = missing_attribute(__name__)
+__getattr__ = _scope.missing_attribute(__name__)

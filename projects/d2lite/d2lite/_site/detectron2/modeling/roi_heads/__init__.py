@@ -1,7 +1,7 @@
 """Heads that look at one region at a time."""
 
 # ruff: noqa: F401
-from detectron2._scope import missing_attribute
+from detectron2 import _scope
 
 from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
 from .fast_rcnn import FastRCNNOutputLayers
@@ -19,5 +19,4 @@ from .roi_heads import (
     select_foreground_proposals,
 )
 
-__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
-__getattr__ = missing_attribute(__name__)
+__getattr__ = _scope.missing_attribute(__name__)
