@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules."""
 
+# ruff: noqa: F401
 from .build import build_lr_scheduler, build_optimizer, get_default_optimizer_params
 from .lr_scheduler import (
     LRMultiplier,
@@ -9,13 +10,4 @@ from .lr_scheduler import (
     WarmupParamScheduler,
 )
 
-__all__ = [
-    "LRMultiplier",
-    "LRScheduler",
-    "WarmupCosineLR",
-    "WarmupMultiStepLR",
-    "WarmupParamScheduler",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-]
+__all__ = [name for name in globals() if not name.startswith("_")]

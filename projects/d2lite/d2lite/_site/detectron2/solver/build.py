@@ -9,30 +9,15 @@ from enum import Enum
 from typing import Any
 
 import torch
-from fvcore.common.param_scheduler import (
-    CosineParamScheduler,
-    MultiStepParamScheduler,
-    StepWithFixedGammaParamScheduler,
-)
+from fvcore.common import param_scheduler as schedules
 from torch import nn
 
 from detectron2.config import CfgNode
 
 from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
 
-_NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
-_MEMBERS = ("params", "param_names")
+# The first is the base of all batch and instance norms.
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
 class GradientClipType(Enum):
@@ -50,15 +35,10 @@ def _create_gradient_clipper(cfg: CfgNode) -> Callable:
 
 
 def _generate_optimizer_class_with_gradient_clipping(
-    optimizer: type[torch.optim.Optimizer],
-    *,
-    per_param_clipper: Callable | None = None,
-    global_clipper: Callable | None = None,
+    optimizer: type[torch.optim.Optimizer], *, per_param_clipper=None, global_clipper=None
 ) -> type[torch.optim.Optimizer]:
-    """Subclass of an optimizer type that clips before every step."""
-    assert per_param_clipper is None or global_clipper is None, (
-        "Not allowed to use both per-parameter clipping and global clipping"
-    )
+    """Subclass of an optimizer type that clips before every step, in one of the two ways."""
+    assert per_param_clipper is None or global_clipper is None, "clip in one way"
 
     def step(self, closure=None):
         params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
@@ -81,16 +61,12 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer):
     """
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         return optimizer
-    is_instance = isinstance(optimizer, torch.optim.Optimizer)
-    kind = type(optimizer) if is_instance else optimizer
-    assert issubclass(kind, torch.optim.Optimizer), optimizer
-    clipping = _generate_optimizer_class_with_gradient_clipping(
-        kind, per_param_clipper=_create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
-    )
-    if not is_instance:
-        return clipping
-    optimizer.__class__ = clipping
-    return optimizer
+    if isinstance(optimizer, torch.optim.Optimizer):
+        optimizer.__class__ = maybe_add_gradient_clipping(cfg, type(optimizer))
+        return optimizer
+    assert issubclass(optimizer, torch.optim.Optimizer), optimizer
+    clipper = _create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+    return _generate_optimizer_class_with_gradient_clipping(optimizer, per_param_clipper=clipper)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -112,17 +88,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         foreach=True,
     )
     return maybe_add_gradient_clipping(cfg, optimizer)
-
-
-def _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias) -> dict[str, float]:
-    found = {}
-    if bias_lr_factor is not None and bias_lr_factor != 1.0:
-        if base_lr is None:
-            raise ValueError("bias_lr_factor requires base_lr")
-        found["lr"] = base_lr * bias_lr_factor
-    if weight_decay_bias is not None:
-        found["weight_decay"] = weight_decay_bias
-    return found
 
 
 def get_default_optimizer_params(
@@ -150,16 +115,16 @@ def get_default_optimizer_params(
     Raises:
         ValueError: a factor without ``base_lr``, or two settings for ``bias``.
     """
+    scales_bias = bias_lr_factor is not None and bias_lr_factor != 1.0
+    for name, given in (("bias_lr_factor", scales_bias), ("lr_factor_func", lr_factor_func)):
+        if given and base_lr is None:
+            raise ValueError(f"{name} requires base_lr")
+    bias_lr = base_lr * bias_lr_factor if scales_bias else None
+    bias = _given(lr=bias_lr, weight_decay=weight_decay_bias)
     overrides = dict(overrides or {})
-    bias = _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias)
-    if bias:
-        if "bias" in overrides:
-            raise ValueError("Conflicting overrides for 'bias'")
-        overrides["bias"] = bias
-    if lr_factor_func is not None and base_lr is None:
-        raise ValueError("lr_factor_func requires base_lr")
-    defaults = {"lr": base_lr, "weight_decay": weight_decay}
-    defaults = {key: value for key, value in defaults.items() if value is not None}
+    if bias and "bias" in overrides:
+        raise ValueError("Conflicting overrides for 'bias'")
+    overrides.setdefault("bias", bias)
 
     groups: list[dict[str, Any]] = []
     seen: set[nn.Parameter] = set()
@@ -168,75 +133,63 @@ def get_default_optimizer_params(
             if not param.requires_grad or param in seen:
                 continue
             seen.add(param)
-            settings = dict(defaults)
-            if weight_decay_norm is not None and isinstance(module, _NORMS):
-                settings["weight_decay"] = weight_decay_norm
+            settings = _given(lr=base_lr, weight_decay=weight_decay)
+            if isinstance(module, _NORMS):
+                settings |= _given(weight_decay=weight_decay_norm)
             if lr_factor_func is not None:
                 settings["lr"] *= lr_factor_func(f"{module_name}.{name}")
-            settings.update(overrides.get(name, {}))
-            groups.append({"params": [param], **settings})
+            groups.append({"params": [param], **settings, **overrides.get(name, {})})
     return reduce_param_groups(groups)
 
 
-def _expand_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One group per parameter; what a later group says about it wins."""
-    single: dict[Any, dict[str, Any]] = defaultdict(dict)
-    for group in params:
-        assert "params" in group
-        settings = {key: value for key, value in group.items() if key not in _MEMBERS}
-        names = group.get("param_names")
-        for i, param in enumerate(group["params"]):
-            if names is not None:
-                single[param]["param_names"] = [names[i]]
-            single[param].update(params=[param], **settings)
-    return list(single.values())
+def _given(**settings) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def reduce_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge the groups that have equal settings, which makes ``foreach`` optimizers faster."""
+    """Merge the groups that have equal settings, which makes ``foreach`` optimizers faster.
+
+    A parameter in several groups gets the settings of all; what a later one says wins.
+    """
+    settings_of: dict[nn.Parameter, dict[str, Any]] = defaultdict(dict)
+    name_of: dict[nn.Parameter, str] = {}
+    for group in params:
+        settings = dict(group)
+        members = settings.pop("params")
+        name_of.update(zip(members, settings.pop("param_names", ()), strict=False))
+        for param in members:
+            settings_of[param].update(settings)
+
     merged: dict[tuple, dict[str, Any]] = {}
-    for group in _expand_param_groups(params):
-        settings = {key: value for key, value in group.items() if key not in _MEMBERS}
-        target = merged.setdefault(tuple(settings.items()), {**settings, "params": []})
-        for key in _MEMBERS:
-            if key in group:
-                target.setdefault(key, []).extend(group[key])
+    for param, settings in settings_of.items():
+        target = merged.setdefault(tuple(settings.items()), {"params": [], **settings})
+        target["params"].append(param)
+        if param in name_of:
+            target.setdefault("param_names", []).append(name_of[param])
     return list(merged.values())
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The schedule that ``cfg.SOLVER`` describes."""
-    solver = cfg.SOLVER
+    solver, max_iter = cfg.SOLVER, cfg.SOLVER.MAX_ITER
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
+        steps = [step for step in solver.STEPS if step <= max_iter]
         if len(steps) != len(solver.STEPS):
-            logging.getLogger(__name__).warning(
-                "SOLVER.STEPS contains values larger than SOLVER.MAX_ITER. "
-                "These values will be ignored."
-            )
-        schedule = MultiStepParamScheduler(
-            values=[solver.GAMMA**k for k in range(len(steps) + 1)],
-            milestones=steps,
-            num_updates=solver.MAX_ITER,
-        )
+            logging.getLogger(__name__).warning("SOLVER.STEPS beyond SOLVER.MAX_ITER are ignored")
+        values = [solver.GAMMA**count for count in range(len(steps) + 1)]
+        schedule = schedules.MultiStepParamScheduler(values, milestones=steps, num_updates=max_iter)
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         end_value = solver.BASE_LR_END / solver.BASE_LR
         assert 0.0 <= end_value <= 1.0, end_value
-        schedule = CosineParamScheduler(1, end_value)
+        schedule = schedules.CosineParamScheduler(1, end_value)
     elif solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
-        schedule = StepWithFixedGammaParamScheduler(
-            base_value=1.0,
-            gamma=solver.GAMMA,
-            num_decays=solver.NUM_DECAYS,
-            num_updates=solver.MAX_ITER,
+        schedule = schedules.StepWithFixedGammaParamScheduler(
+            base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS, num_updates=max_iter
         )
     else:
         raise ValueError(f"Unknown LR scheduler: {solver.LR_SCHEDULER_NAME}")
+    length = min(solver.WARMUP_ITERS / max_iter, 1.0)
     schedule = WarmupParamScheduler(
-        schedule,
-        solver.WARMUP_FACTOR,
-        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
-        solver.WARMUP_METHOD,
-        solver.RESCALE_INTERVAL,
+        schedule, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
     )
-    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+    return LRMultiplier(optimizer, schedule, max_iter)

@@ -5,22 +5,17 @@ import logging
 import math
 
 import torch
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    ConstantParamScheduler,
-    LinearParamScheduler,
-    ParamScheduler,
-)
+from fvcore.common import param_scheduler as schedules
 from torch.optim.lr_scheduler import LRScheduler
 
 logger = logging.getLogger(__name__)
 
 
-class WarmupParamScheduler(CompositeParamScheduler):
+class WarmupParamScheduler(schedules.CompositeParamScheduler):
     """A schedule that starts with a warm-up.
 
     Args:
-        scheduler: what follows the warm-up.
+        scheduler: an fvcore ``ParamScheduler``, which follows the warm-up.
         warmup_factor: the warm-up starts at this times the schedule's first value.
         warmup_length: fraction of the training, 0..1.
         warmup_method: "linear" or "constant".
@@ -29,7 +24,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
     def __init__(
         self,
-        scheduler: ParamScheduler,
+        scheduler: schedules.ParamScheduler,
         warmup_factor: float,
         warmup_length: float,
         warmup_method: str = "linear",
@@ -38,9 +33,9 @@ class WarmupParamScheduler(CompositeParamScheduler):
         start = warmup_factor * scheduler(0.0)
         end = scheduler(0.0 if rescale_interval else warmup_length)
         if warmup_method == "linear":
-            warmup = LinearParamScheduler(start, end)
+            warmup = schedules.LinearParamScheduler(start, end)
         elif warmup_method == "constant":
-            warmup = ConstantParamScheduler(start)
+            warmup = schedules.ConstantParamScheduler(start)
         else:
             raise ValueError(f"Unknown warmup method: {warmup_method}")
         super().__init__(
@@ -54,19 +49,11 @@ class LRMultiplier(LRScheduler):
     """Multiplies every group's initial rate by a schedule, evaluated at iteration / max_iter."""
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        multiplier: ParamScheduler,
-        max_iter: int,
-        last_iter: int = -1,
+        self, optimizer, multiplier: schedules.ParamScheduler, max_iter: int, last_iter: int = -1
     ):
-        if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(
-                "LRMultiplier(multiplier=) must be an instance of fvcore ParamScheduler. "
-                f"Got {multiplier} instead."
-            )
-        self._multiplier = multiplier
-        self._max_iter = max_iter
+        if not isinstance(multiplier, schedules.ParamScheduler):
+            raise ValueError(f"multiplier must be a ParamScheduler of fvcore, got {multiplier}")
+        self._multiplier, self._max_iter = multiplier, max_iter
         super().__init__(optimizer, last_epoch=last_iter)
 
     def state_dict(self):
@@ -78,43 +65,25 @@ class LRMultiplier(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
 
-def _get_warmup_factor_at_iter(
-    method: str, iter: int, warmup_iters: int, warmup_factor: float
-) -> float:
-    if iter >= warmup_iters:
-        return 1.0
-    if method == "constant":
-        return warmup_factor
-    if method == "linear":
-        done = iter / warmup_iters
-        return warmup_factor * (1 - done) + done
-    raise ValueError(f"Unknown warmup method: {method}")
-
-
 class _WarmupLR(LRScheduler):
-    """Base of the two old schedules: initial rate x warm-up factor x ``_decay()``."""
+    """Base of the two old schedules: initial rate x ``_warmup()`` x ``_decay()``."""
 
     def __init__(self, optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch):
-        logger.warning(
-            f"{type(self).__name__} is deprecated! Use LRMultiplier with fvcore "
-            "ParamScheduler instead!"
-        )
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
+        logger.warning(f"{type(self).__name__} is deprecated: use LRMultiplier instead")
+        self.warmup_factor, self.warmup_iters = warmup_factor, warmup_iters
         self.warmup_method = warmup_method
         super().__init__(optimizer, last_epoch)
 
-    def _decay(self) -> float:
-        raise NotImplementedError
-
     def get_lr(self) -> list[float]:
-        factor = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
-        return [base_lr * factor * self._decay() for base_lr in self.base_lrs]
+        return [base_lr * self._warmup() * self._decay() for base_lr in self.base_lrs]
 
-    def _compute_values(self) -> list[float]:
-        return self.get_lr()
+    def _warmup(self) -> float:
+        if self.last_epoch >= self.warmup_iters:
+            return 1.0
+        if self.warmup_method not in ("constant", "linear"):
+            raise ValueError(f"Unknown warmup method: {self.warmup_method}")
+        done = self.last_epoch / self.warmup_iters if self.warmup_method == "linear" else 0.0
+        return self.warmup_factor * (1 - done) + done
 
 
 class WarmupMultiStepLR(_WarmupLR):
@@ -131,11 +100,8 @@ class WarmupMultiStepLR(_WarmupLR):
         last_epoch: int = -1,
     ):
         if list(milestones) != sorted(milestones):
-            raise ValueError(
-                f"Milestones should be a list of increasing integers. Got {milestones}"
-            )
-        self.milestones = milestones
-        self.gamma = gamma
+            raise ValueError(f"Milestones must be a list of increasing integers, got {milestones}")
+        self.milestones, self.gamma = milestones, gamma
         super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
     def _decay(self) -> float:
