@@ -1,7 +1,5 @@
 """Anchor boxes on the grids of feature maps."""
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -34,25 +32,14 @@ class BufferList(nn.Module):
         return iter(self._buffers.values())
 
 
-def _create_grid_offsets(size: list[int], stride: int, offset: float, target_device_tensor):
-    """Coordinates x and y, in pixels, of all points of a (height, width) grid, row by row."""
-    start = offset * stride
-    shifts = [torch.arange(start, n * stride, step=stride, dtype=torch.float32) for n in size]
-    shifts = [move_device_like(shift, target_device_tensor) for shift in shifts]
-    shift_y, shift_x = torch.meshgrid(shifts, indexing="ij")
-    return shift_x.reshape(-1), shift_y.reshape(-1)
-
-
 def _broadcast_params(params, num_features: int, name: str) -> list:
     """One list of ``params`` per feature map, from a flat list, one list, or a list for each."""
     assert isinstance(params, Sequence), f"{name} of anchors has to be a list! Got {params}."
     assert len(params), f"{name} of anchors cannot be empty!"
-    if not isinstance(params[0], Sequence):
-        return [params] * num_features
-    if len(params) == 1:
-        return list(params) * num_features
-    assert len(params) == num_features, f"{name} of length {len(params)}, not {num_features}!"
-    return params
+    lists = list(params) if isinstance(params[0], Sequence) else [params]
+    lists = lists * num_features if len(lists) == 1 else lists
+    assert len(lists) == num_features, f"{name} of length {len(lists)}, not {num_features}!"
+    return lists
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -77,10 +64,7 @@ class DefaultAnchorGenerator(nn.Module):
         self.strides, self.num_features, self.offset = strides, len(strides), offset
         sizes = _broadcast_params(sizes, self.num_features, "sizes")
         aspect_ratios = _broadcast_params(aspect_ratios, self.num_features, "aspect_ratios")
-        self.cell_anchors = BufferList(
-            self.generate_cell_anchors(s, a).float()
-            for s, a in zip(sizes, aspect_ratios, strict=True)
-        )
+        self.cell_anchors = BufferList(map(self.generate_cell_anchors, sizes, aspect_ratios))
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
@@ -95,30 +79,26 @@ class DefaultAnchorGenerator(nn.Module):
 
     num_cell_anchors = num_anchors
 
-    def _grid_anchors(self, grid_sizes: list[list[int]]) -> list[torch.Tensor]:
-        """All anchors of every grid, each (height * width * anchors, 4)."""
-        anchors = []
-        # TorchScript can only iterate over buffers by their names.
-        cells: list[torch.Tensor] = [named[1] for named in self.cell_anchors.named_buffers()]
-        for size, stride, cell in zip(grid_sizes, self.strides, cells):  # noqa: B905
-            x, y = _create_grid_offsets(size, stride, self.offset, cell)
-            centers = torch.stack((x, y, x, y), dim=1)
-            anchors.append((centers[:, None, :] + cell[None, :, :]).reshape(-1, 4))
-        return anchors
-
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)):
         """Anchors around (0, 0), sizes in the outer loop: (len(sizes) * len(aspect_ratios), 4)."""
-        anchors = []
-        for size, ratio in itertools.product(sizes, aspect_ratios):
-            half_width = math.sqrt(size**2.0 / ratio) / 2.0
-            half_height = half_width * ratio
-            anchors.append([-half_width, -half_height, half_width, half_height])
-        return torch.tensor(anchors)
+        lists = [torch.tensor(list(x), dtype=torch.float64) for x in (sizes, aspect_ratios)]
+        size, ratio = torch.cartesian_prod(*lists).unbind(1)
+        width = (size**2 / ratio).sqrt()
+        corner = torch.stack((width, width * ratio), dim=1) / 2
+        return torch.cat((-corner, corner), dim=1).float()
 
     def forward(self, features: list[torch.Tensor]) -> list[Boxes]:
         """Anchors of every map (B, C, H, W), as `Boxes` of H * W * anchors, in that order."""
-        grid_sizes = [feature.shape[-2:] for feature in features]
-        return [Boxes(anchors) for anchors in self._grid_anchors(grid_sizes)]
+        anchors: list[Boxes] = []
+        # TorchScript can only iterate over buffers by their names.
+        cells: list[torch.Tensor] = [named[1] for named in self.cell_anchors.named_buffers()]
+        for feature, step, cell in zip(features, self.strides, cells):  # noqa: B905
+            start, size = self.offset * step, feature.shape[-2:]
+            axes = [torch.arange(start, n * step, step=step, dtype=torch.float32) for n in size]
+            y, x = torch.meshgrid([move_device_like(axis, cell) for axis in axes], indexing="ij")
+            centers = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
+            anchors.append(Boxes((centers + cell).reshape(-1, 4)))
+        return anchors
 
 
 def build_anchor_generator(cfg, input_shape):

@@ -14,14 +14,6 @@ from detectron2.structures import Boxes
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
 
-def _compiled(cls):
-    """The class, compiled, so that scripted modules may hold its instances."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # nothing else lets modules hold them
-        return torch.jit.script(cls)
-
-
-@_compiled
 class Box2BoxTransform:
     """The encoding of R-CNN: shift by a fraction of the size, scale by an exponential.
 
@@ -38,19 +30,14 @@ class Box2BoxTransform:
 
     def get_deltas(self, src_boxes: torch.Tensor, target_boxes: torch.Tensor) -> torch.Tensor:
         """Deltas (N, 4) that move ``src_boxes`` to ``target_boxes``, both (N, 4) as x1y1x2y2."""
-        assert isinstance(src_boxes, torch.Tensor), type(src_boxes)
-        assert isinstance(target_boxes, torch.Tensor), type(target_boxes)
         src_sizes = src_boxes[:, 2:] - src_boxes[:, :2]
-        src_centers = src_boxes[:, :2] + 0.5 * src_sizes
         target_sizes = target_boxes[:, 2:] - target_boxes[:, :2]
-        target_centers = target_boxes[:, :2] + 0.5 * target_sizes
-
-        wx, wy, ww, wh = self.weights
-        dx, dy = ((target_centers - src_centers) / src_sizes).unbind(1)
-        dw, dh = torch.log(target_sizes / src_sizes).unbind(1)
-        deltas = torch.stack((wx * dx, wy * dy, ww * dw, wh * dh), dim=1)
         assert (src_sizes[:, 0] > 0).all().item(), "Input boxes to Box2BoxTransform are not valid!"
-        return deltas
+        shifts = target_boxes[:, :2] + 0.5 * target_sizes - (src_boxes[:, :2] + 0.5 * src_sizes)
+        wx, wy, ww, wh = self.weights
+        dx, dy = (shifts / src_sizes).unbind(1)
+        dw, dh = torch.log(target_sizes / src_sizes).unbind(1)
+        return torch.stack((wx * dx, wy * dy, ww * dw, wh * dh), dim=1)
 
     def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """Move ``boxes`` (N, 4) by ``deltas`` (N, k*4), k sets per box; returns (N, k*4)."""
@@ -70,6 +57,11 @@ class Box2BoxTransform:
         return torch.stack(corners, dim=-1).reshape(deltas.shape)
 
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # nothing else lets scripted modules hold it
+    torch.jit.script(Box2BoxTransform)
+
+
 class Box2BoxTransformLinear:
     """Distances from the box's centre to the four sides (FCOS, https://arxiv.org/abs/1904.01355).
 
@@ -85,13 +77,9 @@ class Box2BoxTransformLinear:
 
         Both boxes are (N, 4); a negative distance means that the centre is outside the target.
         """
-        assert isinstance(src_boxes, torch.Tensor), type(src_boxes)
-        assert isinstance(target_boxes, torch.Tensor), type(target_boxes)
         centers = 0.5 * (src_boxes[:, :2] + src_boxes[:, 2:])
         deltas = torch.cat((centers - target_boxes[:, :2], target_boxes[:, 2:] - centers), dim=1)
-        if self.normalize_by_size:
-            deltas = deltas / self._sizes(src_boxes)
-        return deltas
+        return deltas / self._unit(src_boxes)
 
     def apply_deltas(self, deltas, boxes):
         """Boxes (N, k*4) at ``deltas`` (N, k*4) around the centres of ``boxes`` (N, 4).
@@ -101,15 +89,14 @@ class Box2BoxTransformLinear:
         deltas = F.relu(deltas)
         boxes = boxes.to(deltas.dtype)
         centers = (0.5 * (boxes[:, :2] + boxes[:, 2:]))[:, None, :]
-        distances = deltas.unflatten(1, (-1, 4))
-        if self.normalize_by_size:
-            distances = distances * self._sizes(boxes)[:, None, :]
+        distances = deltas.unflatten(1, (-1, 4)) * self._unit(boxes)[:, None, :]
         corners = torch.cat((centers - distances[..., :2], centers + distances[..., 2:]), dim=-1)
         return corners.reshape(deltas.shape)
 
-    @staticmethod
-    def _sizes(boxes):
-        return (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    def _unit(self, boxes):
+        """What the distances of each box are measured in, (N, 4)."""
+        sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        return sizes if self.normalize_by_size else torch.ones_like(sizes)
 
 
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}

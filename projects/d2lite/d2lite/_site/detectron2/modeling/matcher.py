@@ -23,14 +23,11 @@ class Matcher:
     ):
         limits = [-float("inf")] + list(thresholds) + [float("inf")]  # noqa: RUF005 (TorchScript)
         assert limits[1] > 0, "Matcher thresholds must be positive"
-        # Loops, not `all(...)`: this class can be used within TorchScript.
-        for i in range(len(limits) - 1):
-            assert limits[i] <= limits[i + 1], "Matcher thresholds must increase"
-        for label in labels:
-            assert label in [-1, 0, 1], "Matcher labels must be -1, 0 or 1"
+        # Plain assertions: this class can be used within TorchScript.
+        assert limits == sorted(limits), "Matcher thresholds must increase"
         assert len(labels) == len(limits) - 1, "Matcher needs one label more than thresholds"
-        self.thresholds = limits
-        self.labels = labels
+        assert min(labels) >= -1 and max(labels) <= 1, "Matcher labels must be -1, 0 or 1"
+        self.thresholds, self.labels = limits, labels
         self.allow_low_quality_matches = allow_low_quality_matches
 
     def __call__(self, match_quality_matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,14 +39,13 @@ class Matcher:
         """
         assert match_quality_matrix.dim() == 2
         if match_quality_matrix.numel() == 0:
-            count = match_quality_matrix.size(1)
-            matches = match_quality_matrix.new_full((count,), 0, dtype=torch.int64)
             # Without ground truth everything is of the lowest quality.
-            return matches, matches.new_full((count,), self.labels[0], dtype=torch.int8)
+            matches = torch.zeros_like(match_quality_matrix.sum(0), dtype=torch.int64)
+            return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
         assert torch.all(match_quality_matrix >= 0)
 
         quality, matches = match_quality_matrix.max(dim=0)
-        match_labels = matches.new_full(matches.size(), 1, dtype=torch.int8)
+        match_labels = torch.ones_like(matches, dtype=torch.int8)
         for label, low, high in zip(self.labels, self.thresholds[:-1], self.thresholds[1:]):  # noqa: B905
             match_labels[(quality >= low) & (quality < high)] = label
         if self.allow_low_quality_matches:

@@ -5,9 +5,7 @@ import torch
 from detectron2.layers import nonzero_tuple
 
 
-def subsample_labels(
-    labels: torch.Tensor, num_samples: int, positive_fraction: float, bg_label: int
-):
+def subsample_labels(labels, num_samples: int, positive_fraction: float, bg_label: int):
     """Draw up to ``num_samples`` labels, positives at most ``positive_fraction`` of that number.
 
     Missing positives are made up for by negatives, as far as there are any.
