@@ -64,13 +64,6 @@ def test_custom_environment_module(tmp_path):
     assert (tmp_path / "ran").read_text() == "xx"
 
 
-def test_module_metadata_is_left_alone():
-    namespace = {"f": lambda: None}
-    module = namespace["f"].__module__
-    env.fixup_module_metadata("somewhere", namespace)
-    assert namespace["f"].__module__ == module
-
-
 # ---------------------------------------------------------------- logging
 
 

@@ -4,11 +4,8 @@ from detectron2._scope import missing_attribute
 from detectron2.config.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
 from detectron2.config.instantiate import instantiate
 from detectron2.config.lazy import LazyCall, LazyConfig
-from detectron2.utils.env import fixup_module_metadata
 
 __all__ = ["CfgNode", "LazyCall", "LazyConfig", "configurable", "get_cfg", "global_cfg"]
 __all__ += ["instantiate", "set_global_cfg"]
 
 __getattr__ = missing_attribute(__name__)
-
-fixup_module_metadata(__name__, globals(), __all__)

@@ -1,7 +1,4 @@
-"""Counts of operations, activations and parameters of models that take lists of dicts.
-
-fvcore counts by tracing, which takes and gives tensors only; an adapter translates.
-"""
+"""Counts of operations, activations and parameters of models that take lists of dicts."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,13 +9,9 @@ import torch
 from fvcore.nn import activation_count, flop_count, parameter_count, parameter_count_table
 from torch import nn
 
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances, ROIMasks
-
 __all__ = ["activation_count_operators", "flop_count_operators", "parameter_count_table"]
 __all__ += ["parameter_count", "FlopCountAnalysis"]
 
-FLOPS_MODE = "flops"
-ACTIVATIONS_MODE = "activations"
 # Cheap beside convolutions and matrix products: counted as nothing.
 _IGNORED_OPS = ["torchvision::nms"]
 _IGNORED_OPS += [
@@ -30,49 +23,32 @@ _IGNORED_OPS += [
 
 
 def _tensors(obj: Any) -> list[torch.Tensor]:
-    """All tensors inside `obj`, in a fixed order."""
+    """All tensors inside `obj`: containers, Instances, Boxes, masks."""
     if isinstance(obj, torch.Tensor):
         return [obj]
-    if isinstance(obj, Instances):
-        obj = obj.get_fields()
-    if isinstance(obj, (Boxes, BitMasks, ImageList, ROIMasks)):
-        return [obj.tensor]
-    if isinstance(obj, Mapping):
-        obj = list(obj.values())
-    return [t for x in obj for t in _tensors(x)] if isinstance(obj, (list, tuple)) else []
-
-
-def _replace(obj: Any, tensors: list[torch.Tensor]) -> Any:
-    """Copy of `obj` with its tensors taken from `tensors`, in the order of :func:`_tensors`."""
-    if isinstance(obj, torch.Tensor):
-        return tensors.pop(0)
-    if isinstance(obj, Instances):
-        return Instances(obj.image_size, **_replace(obj.get_fields(), tensors))
-    if isinstance(obj, (Boxes, BitMasks, ROIMasks)):
-        return type(obj)(tensors.pop(0))
-    if isinstance(obj, ImageList):
-        return ImageList(tensors.pop(0), obj.image_sizes)
-    if isinstance(obj, Mapping):
-        return {key: _replace(value, tensors) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return type(obj)([_replace(x, tensors) for x in obj])
-    return obj
+    obj = obj if isinstance(obj, (Mapping, list, tuple)) else getattr(obj, "__dict__", ())
+    parts = obj.values() if isinstance(obj, Mapping) else obj
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 class _TensorModel(nn.Module):
-    """`model` called with tensors: those of `inputs`, whose structure is kept."""
+    """`model` on fixed `inputs`, with tensors only going in and out, as fvcore's tracing needs.
+
+    What goes in is not used: operations on constants are traced just as well.
+    """
 
     def __init__(self, model: nn.Module, inputs: Any):
         super().__init__()
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        self.model = model
+        parallel = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+        self.model = model.module if parallel else model
         self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        self.flattened_inputs = tuple(_tensors(self.inputs))
 
-    def forward(self, *tensors):
+    def forward(self, unused):
         with torch.no_grad():
-            return tuple(_tensors(self.model(*_replace(self.inputs, list(tensors)))))
+            return tuple(_tensors(self.model(*self.inputs)))
+
+
+_UNUSED = (torch.zeros(()),)
 
 
 class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
@@ -86,8 +62,7 @@ class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
     """
 
     def __init__(self, model: nn.Module, inputs: Any):
-        wrapper = _TensorModel(model, inputs)
-        super().__init__(wrapper, wrapper.flattened_inputs)
+        super().__init__(_TensorModel(model, inputs), _UNUSED)
         self.set_op_handle(**dict.fromkeys(_IGNORED_OPS))
 
 
@@ -98,7 +73,7 @@ def flop_count_operators(model: nn.Module, inputs: list) -> defaultdict[str, flo
         model: a model with Detectron2's inputs.
         inputs: one image's dict, in a list; only its "image" is used.
     """
-    return _count_operators(model, inputs, FLOPS_MODE)
+    return _count_operators(flop_count, model, inputs)
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs) -> defaultdict[str, float]:
@@ -109,21 +84,19 @@ def activation_count_operators(model: nn.Module, inputs: list, **kwargs) -> defa
         inputs: one image's dict, in a list; only its "image" is used.
         kwargs: arguments of fvcore's ``activation_count``.
     """
-    return _count_operators(model, inputs, ACTIVATIONS_MODE, **kwargs)
+    return _count_operators(activation_count, model, inputs, **kwargs)
 
 
-def _count_operators(model: nn.Module, inputs: list, mode: str, **kwargs):
+def _count_operators(count, model: nn.Module, inputs: list, supported_ops=None, **kwargs):
     assert len(inputs) == 1, "Please use batch size=1"
-    nothing = dict.fromkeys(_IGNORED_OPS, lambda *args, **kwargs: {})
-    kwargs["supported_ops"] = nothing | kwargs.pop("supported_ops", {})
+    ignored = dict.fromkeys(_IGNORED_OPS, lambda *args, **kwargs: {})
     wrapper = _TensorModel(model, [{"image": inputs[0]["image"]}])
     was_training = model.training
-    count = flop_count if mode == FLOPS_MODE else activation_count
     try:
-        counts, _ = count(wrapper.eval(), wrapper.flattened_inputs, **kwargs)
+        operators = ignored | (supported_ops or {})
+        return count(wrapper.eval(), _UNUSED, supported_ops=operators, **kwargs)[0]
     finally:
         model.train(was_training)
-    return counts
 
 
 def find_unused_parameters(model: nn.Module, inputs: Any) -> list[str]:

@@ -2,13 +2,13 @@
 
 import importlib
 import os
-import subprocess
 import sys
 from collections import defaultdict
 
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch.utils import collect_env as torch_env
 
 __all__ = ["collect_env_info"]
 
@@ -22,30 +22,16 @@ def _version_and_folder(name: str) -> str:
     return str(getattr(module, "__version__", "unknown version")) + "".join(folders[:1])
 
 
-def _driver_version() -> str:
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "Not found"
-
-
 def _gpu_rows() -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         return [("GPU available", "No: torch.cuda.is_available() == False")]
-    from torch.utils.cpp_extension import CUDA_HOME as home  # it complains where no GPU is
-
     devices = defaultdict(list)
     for k in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(k)
         devices[f"{torch.cuda.get_device_name(k)} (arch={major}.{minor})"].append(str(k))
-    suffix = "" if home is None or os.path.isdir(home) else " - invalid!"
-    rows = [("GPU available", "Yes")]
-    rows += [("GPU " + ",".join(ids), name) for name, ids in devices.items()]
-    rows += [("Driver version", _driver_version()), ("CUDA_HOME", f"{home}{suffix}")]
-    if arch_list := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        rows.append(("TORCH_CUDA_ARCH_LIST", arch_list))
-    return rows
+    rows = [("GPU " + ",".join(ids), name) for name, ids in devices.items()]
+    driver = torch_env.get_nvidia_driver_version(torch_env.run)
+    return [("GPU available", "Yes"), *rows, ("Driver version", driver)]
 
 
 def collect_env_info() -> str:
@@ -60,8 +46,8 @@ def collect_env_info() -> str:
         ("PyTorch", _version_and_folder("torch")),
         ("PyTorch debug build", torch.version.debug),
         *_gpu_rows(),
+        ("Pillow", _version_and_folder("PIL")),
     ]
-    rows += [("Pillow", _version_and_folder("PIL"))]
     rows += [(x, _version_and_folder(x)) for x in ("torchvision", "fvcore", "iopath", "cv2")]
     return f"{tabulate(rows)}\n{torch.__config__.show()}"
 

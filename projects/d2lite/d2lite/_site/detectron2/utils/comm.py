@@ -11,10 +11,6 @@ import torch
 import torch.distributed as dist
 
 _LOCAL_PROCESS_GROUP = None
-_MISSING_LOCAL_PG_ERROR = (
-    "Local process group is not created yet! Please use detectron2's `launch()`, or call "
-    "comm.create_local_process_group(num_workers_per_machine) after init_process_group()."
-)
 
 
 def _is_distributed() -> bool:
@@ -40,12 +36,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     assert _LOCAL_PROCESS_GROUP is None, "The local process group exists already"
     world_size = get_world_size()
     assert world_size % num_workers_per_machine == 0, (world_size, num_workers_per_machine)
-    # Every process takes part in making every group, its own or not.
-    for first in range(0, world_size, num_workers_per_machine):
-        ranks = range(first, first + num_workers_per_machine)
-        group = dist.new_group(list(ranks))
-        if get_rank() in ranks:
-            _LOCAL_PROCESS_GROUP = group
+    _LOCAL_PROCESS_GROUP, _ = dist.new_subgroups(num_workers_per_machine)
 
 
 def get_local_process_group():
@@ -54,7 +45,10 @@ def get_local_process_group():
     Raises:
         AssertionError: :func:`create_local_process_group` has not been called.
     """
-    assert _LOCAL_PROCESS_GROUP is not None, _MISSING_LOCAL_PG_ERROR
+    assert _LOCAL_PROCESS_GROUP is not None, (
+        "Local process group is not created yet! Please use detectron2's `launch()`, or call "
+        "comm.create_local_process_group(num_workers_per_machine) after init_process_group()."
+    )
     return _LOCAL_PROCESS_GROUP
 
 
@@ -74,17 +68,24 @@ def is_main_process() -> bool:
 
 def synchronize() -> None:
     """Wait until every process has come here."""
-    if get_world_size() == 1:
-        return
-    # NCCL guesses the device otherwise.
-    on_gpu = dist.get_backend() == dist.Backend.NCCL
-    dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
+    if get_world_size() > 1:
+        # NCCL guesses the device otherwise.
+        on_gpu = dist.get_backend() == dist.Backend.NCCL
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @functools.lru_cache
 def _get_global_gloo_group():
     """Group of all processes that can send objects from the CPU."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+
+
+def _group_and_places(group) -> tuple[Any, list[None]]:
+    """The group that is meant, and a place for the object of each of its processes."""
+    if get_world_size() == 1:
+        return None, [None]
+    group = _get_global_gloo_group() if group is None else group
+    return group, [None] * dist.get_world_size(group)
 
 
 def all_gather(data: Any, group=None) -> list[Any]:
@@ -94,10 +95,7 @@ def all_gather(data: Any, group=None) -> list[Any]:
         data: object of this process.
         group: process group; by default all processes, through gloo.
     """
-    if get_world_size() == 1:
-        return [data]
-    group = _get_global_gloo_group() if group is None else group
-    gathered = [None] * dist.get_world_size(group)
+    group, gathered = _group_and_places(group)
     if len(gathered) == 1:
         return [data]
     dist.all_gather_object(gathered, data, group=group)
@@ -106,15 +104,12 @@ def all_gather(data: Any, group=None) -> list[Any]:
 
 def gather(data: Any, dst: int = 0, group=None) -> list[Any]:
     """Like :func:`all_gather`, but only rank `dst` gets the list; others get an empty one."""
-    if get_world_size() == 1:
+    group, gathered = _group_and_places(group)
+    if len(gathered) == 1:
         return [data]
-    group = _get_global_gloo_group() if group is None else group
-    size = dist.get_world_size(group)
-    if size == 1:
-        return [data]
-    gathered = [None] * size if dist.get_rank(group) == dst else []
-    dist.gather_object(data, gathered or None, dst=dst, group=group)
-    return gathered
+    gathered = gathered if dist.get_rank(group) == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
 
 
 def shared_random_seed() -> int:

@@ -14,17 +14,13 @@ class Detectron2Handler(PathHandler):
     def _get_supported_prefixes(self):
         return ["detectron2://", "catalog://"]
 
-    def _refuse(self, path: str):
+    def _open(self, path, *args, **kwargs):
         raise FileNotFoundError(
             f"{path} is a download of Detectron2, which d2lite doesn't fetch: get the file "
             "yourself and give its local path, or install detectron2"
         )
 
-    def _get_local_path(self, path, force=False, **kwargs):
-        self._refuse(path)
-
-    def _open(self, path, mode="r", buffering=-1, **kwargs):
-        self._refuse(path)
+    _get_local_path = _open
 
     def _exists(self, path, **kwargs):
         return False

@@ -2,9 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -20,12 +18,12 @@ def _ignore_torch_cuda_oom():
             raise
 
 
-def _to_cpu(x: Any) -> Any:
+def _to_cpu(x):
     on_gpu = getattr(getattr(x, "device", None), "type", None) == "cuda" and hasattr(x, "to")
     return x.to(device="cpu") if on_gpu else x
 
 
-def retry_if_cuda_oom(func: Callable) -> Callable:
+def retry_if_cuda_oom(func):
     """Call `func` again after CUDA ran out of memory: with an emptied cache, then on the CPU.
 
     Only arguments that are on the GPU themselves and have ``.to`` are moved, nested ones are not,
@@ -35,14 +33,12 @@ def retry_if_cuda_oom(func: Callable) -> Callable:
 
     @functools.wraps(func)
     def wrapped(*args, **kwargs):
-        with _ignore_torch_cuda_oom():
-            return func(*args, **kwargs)
-        torch.cuda.empty_cache()
-        with _ignore_torch_cuda_oom():
-            return func(*args, **kwargs)
-        logging.getLogger(__name__).info(
-            f"Attempting to copy inputs of {func} to CPU due to CUDA OOM"
-        )
+        for _ in range(2):
+            with _ignore_torch_cuda_oom():
+                return func(*args, **kwargs)
+            torch.cuda.empty_cache()
+        message = f"Attempting to copy inputs of {func} to CPU due to CUDA OOM"
+        logging.getLogger(__name__).info(message)
         return func(*map(_to_cpu, args), **{k: _to_cpu(v) for k, v in kwargs.items()})
 
     return wrapped

@@ -5,8 +5,6 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
-from detectron2._scope import out_of_scope
-
 __all__ = ["Registry", "locate"]
 
 
@@ -30,11 +28,9 @@ def locate(name: str) -> Any:
         ImportError: there is no such object, or it is one that d2lite leaves out.
     """
     obj = pydoc.locate(name)
-    if obj is not None:
-        return obj
-    if message := out_of_scope(name):
-        raise ImportError(message)
-    # pydoc misses submodules that their package has deleted from its names (torch.optim.sgd).
-    from hydra.utils import _locate
+    if obj is None:
+        # pydoc misses submodules that their package has deleted from its names (torch.optim.sgd).
+        from hydra.utils import _locate
 
-    return _locate(name)
+        obj = _locate(name)
+    return obj

@@ -1,7 +1,5 @@
 """Pickling of what pickle alone refuses: closures, lambdas, local classes."""
 
-from typing import Any
-
 import cloudpickle
 
 __all__ = ["PicklableWrapper"]
@@ -10,10 +8,8 @@ __all__ = ["PicklableWrapper"]
 class PicklableWrapper:
     """Acts as the wrapped object and pickles it with cloudpickle; it unpickles unwrapped."""
 
-    def __init__(self, obj: Any):
-        while isinstance(obj, PicklableWrapper):
-            obj = obj._obj
-        self._obj = obj
+    def __init__(self, obj):
+        self._obj = obj._obj if isinstance(obj, PicklableWrapper) else obj
 
     def __reduce__(self):
         return cloudpickle.loads, (cloudpickle.dumps(self._obj),)
@@ -21,7 +17,7 @@ class PicklableWrapper:
     def __call__(self, *args, **kwargs):
         return self._obj(*args, **kwargs)
 
-    def __getattr__(self, attr: str) -> Any:
+    def __getattr__(self, attr):
         if attr == "_obj":  # not set yet: looking it up in itself would never end
             raise AttributeError(attr)
         return getattr(self._obj, attr)

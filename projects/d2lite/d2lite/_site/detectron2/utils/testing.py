@@ -8,10 +8,10 @@ import torch
 
 from detectron2 import model_zoo
 from detectron2.config import LazyConfig
-from detectron2.structures import Boxes, Instances, ROIMasks
+from detectron2.structures import Boxes, ROIMasks
 
-__all__ = ["assert_instances_allclose", "convert_scripted_instances", "get_model_no_weights"]
-__all__ += ["min_torch_version", "random_boxes", "reload_lazy_config", "reload_script_model"]
+__all__ = ["assert_instances_allclose", "get_model_no_weights", "min_torch_version"]
+__all__ += ["random_boxes", "reload_lazy_config", "reload_script_model"]
 
 
 def get_model_no_weights(config_path: str) -> torch.nn.Module:
@@ -27,17 +27,6 @@ def random_boxes(num_boxes: int, max_coord: float = 100, device="cpu") -> torch.
     return boxes
 
 
-def convert_scripted_instances(instances) -> Instances:
-    """Instances of what a scripted model returns in their place."""
-    assert hasattr(instances, "image_size"), f"Expect Instances, but got {type(instances)}!"
-    converted = Instances(instances.image_size)
-    for name in instances._field_names:
-        value = getattr(instances, "_" + name, None)
-        if value is not None:
-            converted.set(name, value)
-    return converted
-
-
 def assert_instances_allclose(
     input, other, *, rtol: float = 1e-5, msg: str = "", size_as_tensor: bool = False
 ) -> None:
@@ -50,16 +39,12 @@ def assert_instances_allclose(
         msg: start of the error's text.
         size_as_tensor: compare sizes as tensors: those of traced models aren't tuples.
     """
-    input, other = (
-        x if isinstance(x, Instances) else convert_scripted_instances(x) for x in (input, other)
-    )
     msg = (msg or "Two Instances are different!").rstrip() + " "
     sizes = input.image_size, other.image_size
     same = torch.equal(*map(torch.as_tensor, sizes)) if size_as_tensor else sizes[0] == sizes[1]
     assert same, f"{msg}image_size is {sizes[0]} vs. {sizes[1]}!"
     names, other_names = sorted(input.get_fields()), sorted(other.get_fields())
     assert names == other_names, f"{msg}Fields are {names} vs {other_names}!"
-
     for name in names:
         a, b = input.get(name), other.get(name)
         if isinstance(a, (Boxes, ROIMasks)):
@@ -92,6 +77,4 @@ def reload_lazy_config(cfg):
 
 def min_torch_version(min_version: str) -> bool:
     """Whether PyTorch is at least `min_version`, such as "2.4"."""
-    versions = [v.split("+")[0].split(".")[:2] for v in (torch.__version__, min_version)]
-    found, wanted = ([int(x) for x in version] for version in versions)
-    return found >= wanted
+    return torch.__version__ >= min_version
