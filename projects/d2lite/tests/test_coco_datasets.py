@@ -159,7 +159,6 @@ def test_conversion_of_other_forms(name, tmp_path, caplog):
         {"bbox": np.array([1.0, 2, 4, 6.0006]), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
         {"bbox": [1, 1, 2, 2], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0,
          "keypoints": [1.5, 2.5, 2, 0.5, 0.5, 0]},
-        {"bbox": [5, 5, 4, 2, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0},
     ]  # fmt: skip
     entries = [entry, entry | {"annotations": boxes}]
     DatasetCatalog.register(name, lambda: entries)
@@ -170,8 +169,6 @@ def test_conversion_of_other_forms(name, tmp_path, caplog):
     assert coco["annotations"][0]["area"] == pytest.approx(12.0018)
     assert coco["annotations"][1]["keypoints"] == [1, 2, 2, 0, 0, 0]
     assert coco["annotations"][1]["num_keypoints"] == 1
-    assert coco["annotations"][2]["bbox"] == [5, 5, 4, 2, 30]
-    assert coco["annotations"][2]["area"] == 8
     # What the catalog gave is left alone.
     assert boxes[1]["keypoints"] == [1.5, 2.5, 2, 0.5, 0.5, 0]
 
@@ -190,7 +187,8 @@ def test_conversion_of_other_forms(name, tmp_path, caplog):
     "changes, error",
     [
         ({"bbox": np.zeros((1, 4))}, "1-dimensional"),
-        ({"bbox": [1, 2, 3]}, "length 4 or 5"),
+        ({"bbox": [1, 2, 3]}, "length 4"),
+        ({"bbox": [5, 5, 4, 2, 30], "bbox_mode": BoxMode.XYWHA_ABS}, "length 4"),  # rotated
     ],
 )
 def test_conversion_refuses(name, changes, error):
@@ -265,7 +263,7 @@ def test_panoptic(panoptic, name):
     assert (stored.panoptic_root, stored.panoptic_json) == (labels, file)
     with pytest.raises(AssertionError, match="nowhere"):
         load_coco_panoptic_json(file, "nowhere", labels, meta)
-    with pytest.raises(KeyError, match="category_id=92"):
+    with pytest.raises(KeyError, match="92"):
         load_coco_panoptic_json(
             file, images, labels, meta | {"stuff_dataset_id_to_contiguous_id": {}}
         )

@@ -93,7 +93,7 @@ def test_broken_exif_is_no_obstacle():
     def broken():
         raise SyntaxError("not a TIFF file")
 
-    image = types.SimpleNamespace(getexif=broken)
+    image = types.SimpleNamespace(load=list, getexif=broken)
     assert utils._apply_exif_orientation(image) is image
 
 

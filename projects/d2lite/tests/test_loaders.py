@@ -22,9 +22,7 @@ from detectron2.data import (
     build_batch_data_loader,
     build_detection_test_loader,
     build_detection_train_loader,
-    common,
     get_detection_dataset_dicts,
-    load_proposals_into_dataset,
     print_instances_class_histogram,
 )
 from detectron2.data.samplers import (
@@ -110,10 +108,7 @@ def test_dataset_from_list_serializers():
         return tuple(lst)
 
     assert DatasetFromList([1, 2], serialize=serializer)[1] == 2
-    with common.set_default_dataset_from_list_serialize_method(serializer):
-        DatasetFromList([3])
-    DatasetFromList([4])
-    assert calls == [[1, 2], [3]]
+    assert calls == [[1, 2]]
     with pytest.raises(TypeError, match="Unsupported type"):
         DatasetFromList([1], serialize="yes")
 
@@ -236,34 +231,14 @@ def test_histogram(caplog):
     print_instances_class_histogram([], ["a"])
 
 
-def test_proposals(tmp_path, registered):
-    proposals = {
-        "indexes": [5, 3],
-        "boxes": [np.arange(8.0).reshape(2, 4), np.ones((1, 4))],
-        "scores": [np.array([0.1, 0.9]), np.array([0.5])],
-        "bbox_mode": 0,
-    }
-    path = tmp_path / "proposals.pkl"
-    for protocol in (2, 4, 5):
-        path.write_bytes(pickle.dumps(proposals, protocol))
-        dicts = load_proposals_into_dataset([entry(3), entry(5)], str(path))
-        np.testing.assert_array_equal(dicts[1]["proposal_boxes"], [[4, 5, 6, 7], [0, 1, 2, 3]])
-        assert dicts[1]["proposal_objectness_logits"].tolist() == [0.9, 0.1]
-        assert dicts[0]["proposal_bbox_mode"] == BoxMode.XYXY_ABS
-    name = registered([entry(3, 1)])
-    loaded = get_detection_dataset_dicts(name, proposal_files=[str(path)])
-    assert loaded[0]["proposal_boxes"].shape == (1, 4)
-
-
-def test_proposals_run_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    path = tmp_path / "proposals.pkl"
-    path.write_bytes(pickle.dumps({"ids": [Evil()]}))
-    with pytest.raises(pickle.UnpicklingError, match="builtins.print"):
-        load_proposals_into_dataset([], str(path))
+def test_files_of_proposals_are_refused(registered, cfg):
+    with pytest.raises(NotImplementedError, match="proposals are not part of d2lite"):
+        get_detection_dataset_dicts(registered([entry(0, 1)]), proposal_files=["x.pkl"])
+    cfg.MODEL.LOAD_PROPOSALS = True
+    for build in (build_detection_train_loader, build_detection_test_loader):
+        names = cfg.DATASETS.TEST if build is build_detection_test_loader else ()
+        with pytest.raises(NotImplementedError, match="proposals are not part of d2lite"):
+            build(cfg, *names, mapper=identity)
 
 
 # ---- loaders
@@ -482,17 +457,3 @@ def test_samplers_from_config(cfg):
     assert isinstance(sampler("RandomSubsetTrainingSampler"), RandomSubsetTrainingSampler)
     with pytest.raises(ValueError, match="Unknown training sampler: Nothing"):
         sampler("Nothing")
-
-
-def test_weighted_samplers_from_config(cfg):
-    name = cfg.DATASETS.TRAIN[0]
-    cfg.DATASETS.TRAIN_REPEAT_FACTOR = [(name, 3.0)]
-    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
-    sampler = build_detection_train_loader(cfg, mapper=identity).dataset.dataset.sampler
-    assert sampler._int_part.tolist() == [3.0] * 6
-    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedCategoryTrainingSampler"
-    sampler = build_detection_train_loader(cfg, mapper=identity).dataset.dataset.sampler
-    assert sampler._int_part.tolist() == [1.0] * 6
-    cfg.DATASETS.TRAIN_REPEAT_FACTOR = [("nothing", 3.0)]
-    with pytest.raises(AssertionError, match="unrecognized datasets"):
-        build_detection_train_loader(cfg, mapper=identity)

@@ -48,16 +48,17 @@ _NAMES = frozenset(
     get_fed_loss_cls_weights get_lvis_instances_meta get_vit_lr_decay_rate heatmaps_to_keypoints
     HFlip_rotated_box iter_benchmark KEYPOINT_CONNECTION_RULES keypoint_rcnn_inference
     keypoint_rcnn_loss Keypoints KRCNNConvDeconvUpsampleHead load_cityscapes_instances
-    load_cityscapes_panoptic load_cityscapes_semantic load_lvis_json load_voc_instances
-    LVISEvaluator make_stage MMDetBackbone MMDetDetector modulated_deform_conv ModulatedDeformConv
-    MViT nms_rotated pairwise_iou_rotated PascalVOCDetectionEvaluator paste_mask_in_image_old
-    permute_to_N_HWA_K register_all_cityscapes register_all_cityscapes_panoptic register_all_lvis
-    register_all_pascal_voc register_lvis_instances register_pascal_voc RegNet Res5ROIHeads
-    Resize_rotated_box ResNet ResNetBlockBase RetinaNet RetinaNetHead roi_align_rotated
-    ROI_KEYPOINT_HEAD_REGISTRY ROIAlignRotated RotatedAnchorGenerator RotatedBoxes RotatedCOCOeval
-    RotatedCOCOEvaluator RotatedFastRCNNOutputLayers RROIHeads RRPN
-    select_proposals_with_visible_keypoints SimpleFeaturePyramid SwinTransformer
-    transform_keypoint_annotations upgrade_config ViT""".split()
+    load_cityscapes_panoptic load_cityscapes_semantic load_lvis_json load_proposals_into_dataset
+    load_voc_instances LVISEvaluator make_stage MMDetBackbone MMDetDetector modulated_deform_conv
+    ModulatedDeformConv MViT nms_rotated pairwise_iou_rotated PascalVOCDetectionEvaluator
+    paste_mask_in_image_old permute_to_N_HWA_K register_all_cityscapes
+    register_all_cityscapes_panoptic register_all_lvis register_all_pascal_voc
+    register_lvis_instances register_pascal_voc RegNet Res5ROIHeads Resize_rotated_box ResNet
+    ResNetBlockBase RetinaNet RetinaNetHead roi_align_rotated ROI_KEYPOINT_HEAD_REGISTRY
+    ROIAlignRotated RotatedAnchorGenerator RotatedBoxes RotatedCOCOeval RotatedCOCOEvaluator
+    RotatedFastRCNNOutputLayers RROIHeads RRPN select_proposals_with_visible_keypoints
+    SimpleFeaturePyramid SwinTransformer transform_keypoint_annotations upgrade_config
+    ViT""".split()
 )
 
 

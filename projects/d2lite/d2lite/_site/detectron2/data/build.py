@@ -3,33 +3,84 @@
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 import torch.utils.data as torchdata
+from tabulate import tabulate
+from termcolor import colored
 
 from detectron2.config import configurable
 from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import _log_api_usage
+from detectron2.utils.logger import log_first_n
 
 from . import samplers
-from ._dataset_dicts import (
-    filter_images_with_few_keypoints,
-    filter_images_with_only_crowd_annotations,
-    load_proposals_into_dataset,
-    print_instances_class_histogram,
-)
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
 
-__all__ = ["build_batch_data_loader", "build_detection_train_loader", "load_proposals_into_dataset"]
-__all__ += ["build_detection_test_loader", "get_detection_dataset_dicts"]
-__all__ += ["print_instances_class_histogram"]
+__all__ = ["build_batch_data_loader", "build_detection_train_loader", "build_detection_test_loader"]
+__all__ += ["get_detection_dataset_dicts", "print_instances_class_histogram"]
 
 logger = logging.getLogger(__name__)
+
+
+def _with_usable_annotations(dataset_dicts: list[dict], usable: Callable, what: str) -> list[dict]:
+    kept = [x for x in dataset_dicts if usable(x["annotations"])]
+    removed = len(dataset_dicts) - len(kept)
+    logger.info(f"Removed {removed} images with {what}. {len(kept)} images left.")
+    return kept
+
+
+def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
+    """Leave out images without any annotation that is not a crowd."""
+
+    def usable(annotations: list[dict]) -> bool:
+        return any(x.get("iscrowd", 0) == 0 for x in annotations)
+
+    return _with_usable_annotations(dataset_dicts, usable, "no usable annotations")
+
+
+def filter_images_with_few_keypoints(dataset_dicts: list, min_keypoints_per_image: int) -> list:
+    """Leave out images with fewer labelled keypoints than ``min_keypoints_per_image``."""
+
+    def usable(annotations: list[dict]) -> bool:
+        labelled = (v > 0 for x in annotations for v in x.get("keypoints", ())[2::3])
+        return sum(labelled) >= min_keypoints_per_image
+
+    return _with_usable_annotations(dataset_dicts, usable, "too few keypoints")
+
+
+def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]) -> None:
+    """Log a table of the number of instances (crowds not counted) of every category.
+
+    Args:
+        dataset_dicts: entries with "annotations".
+        class_names: name of every contiguous category id.
+
+    Raises:
+        AssertionError: a category id is outside of 0..len(class_names) - 1.
+    """
+    num_classes = len(class_names)
+    annotations = itertools.chain.from_iterable(x["annotations"] for x in dataset_dicts)
+    counts = Counter(x["category_id"] for x in annotations if not x.get("iscrowd", 0))
+    for label in counts:
+        assert 0 <= label < num_classes, f"Got invalid category_id={label} of {num_classes} classes"
+    # Long names, as those of LVIS, would make the table too wide.
+    names = [x if len(x) <= 13 else x[:11] + ".." for x in class_names]
+    cells = [cell for i, name in enumerate(names) for cell in (name, counts[i])]
+    columns = min(6, num_classes * 2)
+    cells.extend([None] * (columns - len(cells) % columns))
+    if num_classes > 1:
+        cells.extend(["total", sum(counts.values())])
+    rows = itertools.zip_longest(*[cells[i::columns] for i in range(columns)])
+    headers = ["category", "#instances"] * (columns // 2)
+    table = tabulate(rows, headers, tablefmt="pipe", numalign="left", stralign="center")
+    message = f"Distribution of instances among all {num_classes} categories:\n"
+    log_first_n(logging.INFO, message + colored(table, "cyan"), key="message")
 
 
 def get_detection_dataset_dicts(
@@ -41,7 +92,7 @@ def get_detection_dataset_dicts(
         names: one or several names.
         filter_empty: leave out images without an annotation that is not a crowd.
         min_keypoints: leave out images with fewer labelled keypoints, if positive.
-        proposal_files: one file of proposals for every name.
+        proposal_files: files of precomputed proposals are not part of d2lite; has to be None.
         check_consistency: the data sets must agree on "thing_classes".
 
     Returns:
@@ -51,19 +102,19 @@ def get_detection_dataset_dicts(
     Raises:
         KeyError: a name is not registered.
         AssertionError: there are no names, or no data.
+        NotImplementedError: there are files of proposals.
     """
     names = [names] if isinstance(names, str) else names
     assert len(names), names
-    if unknown := set(names) - set(DatasetCatalog):
-        logger.warning(f"Dataset names that are not registered in the DatasetCatalog: {unknown}.")
+    if proposal_files is not None:
+        raise NotImplementedError(
+            "precomputed proposals are not part of d2lite: install detectron2"
+        )
     datasets = [DatasetCatalog.get(name) for name in names]
     if isinstance(datasets[0], torchdata.Dataset):
         return torchdata.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
     for name, dicts in zip(names, datasets, strict=True):
         assert len(dicts), f"Dataset '{name}' is empty!"
-    if proposal_files is not None:
-        assert len(names) == len(proposal_files), (names, proposal_files)
-        datasets = list(map(load_proposals_into_dataset, datasets, proposal_files))
 
     dataset_dicts = list(itertools.chain.from_iterable(datasets))
     has_instances = "annotations" in dataset_dicts[0]
@@ -88,9 +139,8 @@ def _batch_size_per_gpu(total_batch_size: int, single_gpu_batch_size: int | None
             raise ValueError("total_batch_size, single_gpu_batch_size are mutually incompatible.")
         return single_gpu_batch_size
     world_size = get_world_size()
-    assert total_batch_size > 0 and total_batch_size % world_size == 0, (
-        f"Total batch size ({total_batch_size}) must be divisible by the gpus ({world_size})."
-    )
+    message = f"Total batch size ({total_batch_size}) must be divisible by the gpus ({world_size})."
+    assert total_batch_size > 0 and total_batch_size % world_size == 0, message
     return total_batch_size // world_size
 
 
@@ -138,15 +188,12 @@ def build_batch_data_loader(
         assert sampler is None, "sampler must be None if dataset is IterableDataset"
     else:
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    kwargs.update(
-        num_workers=num_workers,
-        worker_init_fn=worker_init_reset_seed,
-        prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        persistent_workers=persistent_workers,
-        pin_memory=pin_memory,
-        generator=generator,
-    )
+    kwargs.update(num_workers=num_workers, worker_init_fn=worker_init_reset_seed)
+    kwargs.update(persistent_workers=persistent_workers, pin_memory=pin_memory)
+    if num_workers > 0:
+        kwargs["prefetch_factor"] = prefetch_factor
+    if seed is not None:
+        kwargs["generator"] = torch.Generator().manual_seed(seed)
 
     if aspect_ratio_grouping:
         assert drop_last, "Aspect ratio grouping will drop incomplete batches."
@@ -154,80 +201,37 @@ def build_batch_data_loader(
         loader = torchdata.DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
         batches = AspectRatioGroupedDataset(loader, batch_size)
         return batches if collate_fn is None else MapDataset(batches, collate_fn)
-    return torchdata.DataLoader(
-        dataset,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
-        **kwargs,
-    )
+    kwargs.update(collate_fn=collate_fn or trivial_batch_collator, drop_last=drop_last)
+    return torchdata.DataLoader(dataset, batch_size, **kwargs)
 
 
-def _proposal_files(cfg, split: str, names: Sequence[str]) -> list[str] | None:
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return None
-    files = dict(zip(cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"], strict=True))
-    return [files[name] for name in names]
-
-
-def _train_dicts_from_config(cfg, names: Sequence[str]):
-    """Those of the training data sets with these names, as a yacs config asks for them."""
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    return get_detection_dataset_dicts(
-        names,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints,
-        proposal_files=_proposal_files(cfg, "TRAIN", names),
-    )
-
-
-def _category_factors(cfg, dicts, **kwargs) -> torch.Tensor:
-    return samplers.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, **kwargs
-    )
-
-
-def _build_weighted_sampler(cfg, balance_categories: bool) -> samplers.RepeatFactorTrainingSampler:
-    """Repeats whole data sets by ``DATASETS.TRAIN_REPEAT_FACTOR``, pairs of name and factor."""
-    weights = dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
-    unknown = set(weights) - set(cfg.DATASETS.TRAIN)
-    assert not unknown, f"unrecognized datasets: {unknown}"
-    factors = []
-    for name in cfg.DATASETS.TRAIN:
-        dicts = _train_dicts_from_config(cfg, [name])
-        factor = torch.full((len(dicts),), float(weights.get(name, 1)))
-        factors.append(factor * _category_factors(cfg, dicts) if balance_categories else factor)
-    factors = torch.cat(factors)
-    if balance_categories:
-        factors = factors / factors.min()
-    return samplers.RepeatFactorTrainingSampler(factors)
+def _dicts_from_config(cfg, split: str, names, filter_empty: bool):
+    files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"] if cfg.MODEL.LOAD_PROPOSALS else None
+    return get_detection_dataset_dicts(names, filter_empty, proposal_files=files)
 
 
 def _train_sampler_from_config(cfg, dataset):
     """Sampler that a yacs config names, None for a stream."""
-    name = cfg.DATALOADER.SAMPLER_TRAIN
     if isinstance(dataset, torchdata.IterableDataset):
-        logger.info("Not using any sampler since the dataset is IterableDataset.")
         return None
-    logger.info(f"Using training sampler {name}")
-    if name == "TrainingSampler":
-        return samplers.TrainingSampler(len(dataset))
-    if name == "RepeatFactorTrainingSampler":
-        factors = _category_factors(cfg, dataset, sqrt=cfg.DATALOADER.REPEAT_SQRT)
-        return samplers.RepeatFactorTrainingSampler(factors)
-    if name == "RandomSubsetTrainingSampler":
-        return samplers.RandomSubsetTrainingSampler(
-            len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO
-        )
-    if name in ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"):
-        return _build_weighted_sampler(cfg, name == "WeightedCategoryTrainingSampler")
-    raise ValueError(f"Unknown training sampler: {name}")
+    match cfg.DATALOADER.SAMPLER_TRAIN:
+        case "TrainingSampler":
+            return samplers.TrainingSampler(len(dataset))
+        case "RepeatFactorTrainingSampler":
+            options = cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
+            sampler = samplers.RepeatFactorTrainingSampler
+            return sampler(sampler.repeat_factors_from_category_frequency(dataset, *options))
+        case "RandomSubsetTrainingSampler":
+            ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+            return samplers.RandomSubsetTrainingSampler(len(dataset), ratio)
+        case name:
+            raise ValueError(f"Unknown training sampler: {name}")
 
 
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
     if dataset is None:
-        dataset = _train_dicts_from_config(cfg, cfg.DATASETS.TRAIN)
-        _log_api_usage("dataset." + cfg.DATASETS.TRAIN[0])
+        names, filter_empty = cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        dataset = _dicts_from_config(cfg, "TRAIN", names, filter_empty)
     return {
         "dataset": dataset,
         "sampler": _train_sampler_from_config(cfg, dataset) if sampler is None else sampler,
@@ -279,30 +283,17 @@ def build_detection_train_loader(
         iterable of batches, lists of ``total_batch_size / ranks`` mapped elements by default.
     """
     dataset, sampler = _mapped(dataset, mapper, sampler, samplers.TrainingSampler)
-    kinds = (torchdata.Sampler, type(None))
-    assert isinstance(sampler, kinds), f"Expect a Sampler but got {type(sampler)}"
-    return build_batch_data_loader(
-        dataset,
-        sampler,
-        total_batch_size,
-        aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        **kwargs,
-    )
+    assert isinstance(sampler, torchdata.Sampler | None), f"Expect a Sampler but got {sampler}"
+    kwargs.update(num_workers=num_workers, collate_fn=collate_fn)
+    kwargs["aspect_ratio_grouping"] = aspect_ratio_grouping
+    return build_batch_data_loader(dataset, sampler, total_batch_size, **kwargs)
 
 
 def _test_loader_from_config(cfg, dataset_name, mapper=None):
-    names = [dataset_name] if isinstance(dataset_name, str) else dataset_name
-    dataset = get_detection_dataset_dicts(
-        names, filter_empty=False, proposal_files=_proposal_files(cfg, "TEST", names)
-    )
-    is_stream = isinstance(dataset, torchdata.IterableDataset)
     return {
-        "dataset": dataset,
+        "dataset": _dicts_from_config(cfg, "TEST", dataset_name, False),
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "sampler": None if is_stream else samplers.InferenceSampler(len(dataset)),
     }
 
 
@@ -322,14 +313,8 @@ def build_detection_test_loader(
         collate_fn: makes a batch of a list; by default the list is the batch.
     """
     dataset, sampler = _mapped(dataset, mapper, sampler, samplers.InferenceSampler)
-    return torchdata.DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=False,
-        num_workers=num_workers,
-        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
-    )
+    options = {"num_workers": num_workers, "collate_fn": collate_fn or trivial_batch_collator}
+    return torchdata.DataLoader(dataset, batch_size, sampler=sampler, **options)
 
 
 def trivial_batch_collator(batch: list) -> list:

@@ -84,21 +84,18 @@ class Metadata(types.SimpleNamespace):
         if key in self._RENAMED:
             return getattr(self, self._current_name(key))
         # "name" alone means that nobody has described this data set yet.
-        known = f". Available keys are {self.__dict__.keys()}."
-        raise AttributeError(
-            f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
-            + (known if len(self.__dict__) > 1 else ": metadata is empty.")
+        known = (
+            f"Available keys are {[*vars(self)]}" if len(vars(self)) > 1 else "metadata is empty"
         )
+        message = f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
+        raise AttributeError(f"{message}. {known}.")
 
     def __setattr__(self, key: str, val: Any) -> None:
         key = self._current_name(key)
         if not hasattr(self, key):
-            super().__setattr__(key, val)
-            return
-        assert getattr(self, key) == val, (
-            f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different "
-            f"value!\n{getattr(self, key)} != {val}"
-        )
+            return super().__setattr__(key, val)
+        old, what = getattr(self, key), f"Attribute '{key}' in the metadata of '{self.name}'"
+        assert old == val, f"{what} cannot be set to a different value!\n{old} != {val}"
 
     def as_dict(self) -> dict[str, Any]:
         """Shallow copy: changing it leaves the metadata alone."""

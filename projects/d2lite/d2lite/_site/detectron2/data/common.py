@@ -1,7 +1,7 @@
 """Data sets made of other data sets: mapped, serialized, turned into streams, grouped."""
 
-import contextlib
 import copy
+import itertools
 import logging
 import pickle
 import random
@@ -34,9 +34,8 @@ class _MapIterableDataset(data.IterableDataset):
     """A stream through a function; elements that it maps to None are left out."""
 
     def __init__(self, dataset: Iterable, map_func: Callable):
-        self._dataset = dataset
         # A wrapped lambda survives the pickling of spawned workers.
-        self._map_func = PicklableWrapper(map_func)
+        self._dataset, self._map_func = dataset, PicklableWrapper(map_func)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -65,8 +64,7 @@ class MapDataset(data.Dataset):
         return self._dataset, self._map_func
 
     def __init__(self, dataset, map_func):
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
+        self._dataset, self._map_func = dataset, PicklableWrapper(map_func)
         self._rng = random.Random(42)
         self._fallback_candidates = set(range(len(dataset)))
 
@@ -74,13 +72,11 @@ class MapDataset(data.Dataset):
         return len(self._dataset)
 
     def __getitem__(self, idx: int) -> object:
-        index, retries = int(idx), 0
-        while True:
-            mapped = self._map_func(self._dataset[index])
-            if mapped is not None:
+        index = int(idx)
+        for retries in itertools.count(1):
+            if (mapped := self._map_func(self._dataset[index])) is not None:
                 self._fallback_candidates.add(index)
                 return mapped
-            retries += 1
             self._fallback_candidates.discard(index)
             index = self._rng.sample(sorted(self._fallback_candidates), k=1)[0]
             if retries >= 3:
@@ -95,12 +91,10 @@ class _TorchSerializedList:
     """
 
     def __init__(self, lst: list):
-        logger.info(f"Serializing {len(lst)} elements to byte tensors and concatenating them all")
         chunks = [np.frombuffer(pickle.dumps(x, protocol=-1), dtype=np.uint8) for x in lst]
-        ends = np.cumsum([len(x) for x in chunks], dtype=np.int64)
-        self._addr = torch.from_numpy(ends)
+        self._addr = torch.from_numpy(np.cumsum([len(x) for x in chunks], dtype=np.int64))
         self._lst = torch.from_numpy(np.concatenate(chunks or [np.empty(0, dtype=np.uint8)]))
-        logger.info(f"Serialized dataset takes {len(self._lst) / 1024**2:.2f} MiB")
+        logger.info(f"{len(lst)} serialized elements take {len(self._lst) / 1024**2:.2f} MiB")
 
     def __len__(self) -> int:
         return len(self._addr)
@@ -109,21 +103,6 @@ class _TorchSerializedList:
         position = range(len(self))[idx]
         start = self._addr[position - 1].item() if position else 0
         return pickle.loads(memoryview(self._lst[start : self._addr[position]].numpy()))
-
-
-_DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = _TorchSerializedList
-
-
-@contextlib.contextmanager
-def set_default_dataset_from_list_serialize_method(new: Callable[[list], object]):
-    """Within this context, ``DatasetFromList(serialize=True)`` stores lists through ``new``."""
-    global _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
-    old = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
-    _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = new
-    try:
-        yield
-    finally:
-        _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = old
 
 
 class DatasetFromList(data.Dataset):
@@ -139,14 +118,9 @@ class DatasetFromList(data.Dataset):
     def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable = True):
         if not (isinstance(serialize, bool) or callable(serialize)):
             raise TypeError(f"Unsupported type for argument `serialize`: {serialize}")
-        self._lst = lst
-        self._copy = copy
-        self._serialize = serialize is not False
-        if self._serialize:
-            default = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
-            method = serialize if callable(serialize) else default
-            logger.info(f"Serializing the dataset using: {method}")
-            self._lst = method(lst)
+        self._copy, self._serialize = copy, bool(serialize)
+        serializer = serialize if callable(serialize) else _TorchSerializedList
+        self._lst = serializer(lst) if self._serialize else lst
 
     def __len__(self) -> int:
         return len(self._lst)
@@ -193,8 +167,7 @@ class AspectRatioGroupedDataset(data.IterableDataset):
     """
 
     def __init__(self, dataset: Iterable[dict], batch_size: int):
-        self.dataset = dataset
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
         self._buckets = [[], []]
 
     def __iter__(self) -> Iterator[list[dict]]:

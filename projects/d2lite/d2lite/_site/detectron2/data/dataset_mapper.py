@@ -54,9 +54,7 @@ class DatasetMapper:
         self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(augmentations)
         self.use_instance_mask, self.instance_mask_format = use_instance_mask, instance_mask_format
-        self.use_keypoint, self.keypoint_hflip_indices = use_keypoint, keypoint_hflip_indices
-        self.proposal_topk = precomputed_proposal_topk
-        self.recompute_boxes = recompute_boxes
+        self.proposal_topk, self.recompute_boxes = precomputed_proposal_topk, recompute_boxes
         mode = "training" if is_train else "inference"
         logger.info(f"[DatasetMapper] Augmentations used in {mode}: {augmentations}")
 
@@ -66,7 +64,8 @@ class DatasetMapper:
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        arguments = {
+        topk = cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"]
+        return {
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
@@ -74,12 +73,9 @@ class DatasetMapper:
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
             "use_keypoint": cfg.MODEL.KEYPOINT_ON,
             # A crop cuts objects, so their transformed boxes would be too large.
-            "recompute_boxes": cfg.MODEL.MASK_ON if crop else False,
+            "recompute_boxes": crop and cfg.MODEL.MASK_ON,
+            "precomputed_proposal_topk": topk if cfg.MODEL.LOAD_PROPOSALS else None,
         }
-        if cfg.MODEL.LOAD_PROPOSALS:
-            key = f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"
-            arguments["precomputed_proposal_topk"] = cfg.DATASETS[key]
-        return arguments
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
         for annotation in dataset_dict["annotations"]:
@@ -91,9 +87,8 @@ class DatasetMapper:
             for x in dataset_dict.pop("annotations")
             if x.get("iscrowd", 0) == 0
         ]
-        instances = utils.annotations_to_instances(
-            annotations, image_shape, mask_format=self.instance_mask_format
-        )
+        mask_format = self.instance_mask_format
+        instances = utils.annotations_to_instances(annotations, image_shape, mask_format)
         # An image without annotations has no masks to recompute from.
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
@@ -111,17 +106,16 @@ class DatasetMapper:
         aug_input = T.AugInput(image, sem_seg=sem_seg)
         transforms = self.augmentations(aug_input)
         image, sem_seg = aug_input.image, aug_input.sem_seg
-        image_shape = image.shape[:2]
+        shape = image.shape[:2]
         # A copy: contiguous, as shared memory wants it, and writable, as PIL's arrays are not.
         dataset_dict["image"] = torch.as_tensor(np.array(image.transpose(2, 0, 1), order="C"))
         if sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(sem_seg.astype("long"))
         if self.proposal_topk is not None:
-            utils.transform_proposals(
-                dataset_dict, image_shape, transforms, proposal_topk=self.proposal_topk
-            )
+            topk = {"proposal_topk": self.proposal_topk}
+            utils.transform_proposals(dataset_dict, shape, transforms, **topk)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
-            self._transform_annotations(dataset_dict, transforms, image_shape)
+            self._transform_annotations(dataset_dict, transforms, shape)
         return dataset_dict

@@ -1,14 +1,14 @@
 """What mappers are made of: reading images, transforming annotations, making instances."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from detectron2._scope import missing_attribute
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
@@ -16,25 +16,11 @@ from detectron2.utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = ["SizeMismatchError", "annotations_to_instances", "build_augmentation"]
-__all__ += ["build_transform_gen", "check_image_size", "check_metadata_consistency"]
-__all__ += ["convert_PIL_to_numpy", "convert_image_to_rgb", "filter_empty_instances"]
-__all__ += ["gen_crop_transform_with_instance", "read_image", "transform_instance_annotations"]
-__all__ += ["transform_proposals"]
-__getattr__ = missing_attribute(__name__)
-
 logger = logging.getLogger(__name__)
 
 # ITU-R BT.601, analog form: Y in 0..1, U within +-0.436, V within +-0.615.
 _M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
 _M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]]
-
-# Exif 2.3, tag 274: what turns the stored picture into the one to show.
-_EXIF_ORIENT = 274
-_EXIF_METHODS = (
-    "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
-)
-_EXIF_METHODS = {i: getattr(Image, x) for i, x in enumerate(_EXIF_METHODS.split(), start=2)}
 
 
 class SizeMismatchError(ValueError):
@@ -83,11 +69,10 @@ def convert_image_to_rgb(image, format: str) -> np.ndarray:
 
 def _apply_exif_orientation(image: Image.Image) -> Image.Image:
     """Turn a picture the way its camera says; one with broken EXIF data stays as it is."""
-    try:
-        method = _EXIF_METHODS.get(image.getexif().get(_EXIF_ORIENT))
-    except Exception:  # parsers of damaged metadata fail in many ways; the pixels are fine
-        return image
-    return image if method is None else image.transpose(method)
+    image.load()
+    with contextlib.suppress(Exception):  # parsers of damaged metadata fail in many ways
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -112,15 +97,11 @@ def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
         SizeMismatchError: they differ.
     """
     height, width = image.shape[:2]
-    if "width" in dataset_dict or "height" in dataset_dict:
-        expected = (dataset_dict["width"], dataset_dict["height"])
-        if (width, height) != expected:
-            raise SizeMismatchError(
-                f"Mismatched image shape for image {dataset_dict.get('file_name')}, got "
-                f"{(width, height)}, expect {expected}. Please check the annotation."
-            )
-    dataset_dict.setdefault("width", width)
-    dataset_dict.setdefault("height", height)
+    expected = dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height)
+    if (width, height) != expected:
+        name = dataset_dict.get("file_name")
+        message = f"Mismatched image shape for image {name}, got {width, height}, expect {expected}"
+        raise SizeMismatchError(message)
 
 
 def transform_proposals(
@@ -163,10 +144,8 @@ def _transform_segmentation(segmentation, transforms, image_size):
         mask = transforms.apply_segmentation(mask_util.decode(segmentation))
         assert tuple(mask.shape[:2]) == tuple(image_size), (mask.shape, image_size)
         return mask
-    raise ValueError(
-        f"Cannot transform segmentation of type '{type(segmentation)}'! Supported types are: "
-        "polygons as list[list[float] or ndarray], COCO-style RLE as a dict."
-    )
+    what = f"Cannot transform segmentation of type '{type(segmentation)}'"
+    raise ValueError(f"{what}: give a list of polygons or COCO's RLE as a dict")
 
 
 def transform_instance_annotations(
@@ -207,14 +186,10 @@ def _to_bitmask(segmentation, image_size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, dict):
         return mask_util.decode(segmentation)
     if isinstance(segmentation, np.ndarray):
-        assert segmentation.ndim == 2, (
-            f"Expect segmentation of 2 dimensions, got {segmentation.shape}"
-        )
+        assert segmentation.ndim == 2, f"Expect 2 dimensions, got {segmentation.shape}"
         return segmentation
-    raise ValueError(
-        f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks! Supported types "
-        "are: polygons as list[list[float] or ndarray], COCO-style RLE as a dict, or a 2D array."
-    )
+    what = f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks"
+    raise ValueError(f"{what}: give a list of polygons, COCO's RLE as a dict or a 2D array")
 
 
 def annotations_to_instances(
@@ -268,9 +243,7 @@ def filter_empty_instances(
         the instances that are left, and with ``return_mask`` a bool tensor.
     """
     assert by_box or by_mask
-    tests = []
-    if by_box:
-        tests.append(instances.gt_boxes.nonempty(threshold=box_threshold))
+    tests = [instances.gt_boxes.nonempty(threshold=box_threshold)] if by_box else []
     if by_mask and instances.has("gt_masks"):
         tests.append(instances.gt_masks.nonempty())
     if not tests:
@@ -308,21 +281,19 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
         ValueError: two differ.
     """
     entries = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
-    for name, entry in zip(dataset_names, entries, strict=True):
-        if entry != entries[0]:
-            for of, value in ((name, entry), (dataset_names[0], entries[0])):
-                logger.error(f"Metadata '{key}' for dataset '{of}' is '{value}'")
-            raise ValueError(f"Datasets have different metadata '{key}'!")
+    if any(entry != entries[0] for entry in entries):
+        logger.error(f"Metadata '{key}' of {dataset_names}: {entries}")
+        raise ValueError(f"Datasets have different metadata '{key}'!")
 
 
 def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
     """Resizing, and a flip in training, as a yacs config asks for."""
-    split = "TRAIN" if is_train else "TEST"
-    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING if is_train else "choice"
-    sizes = cfg.INPUT[f"MIN_SIZE_{split}"], cfg.INPUT[f"MAX_SIZE_{split}"]
-    augmentations = [T.ResizeShortestEdge(*sizes, style)]
-    flip = cfg.INPUT.RANDOM_FLIP
-    if is_train and flip != "none":
+    options, flip = cfg.INPUT, cfg.INPUT.RANDOM_FLIP
+    if not is_train:
+        return [T.ResizeShortestEdge(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST, "choice")]
+    sizes = options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN
+    augmentations = [T.ResizeShortestEdge(*sizes, options.MIN_SIZE_TRAIN_SAMPLING)]
+    if flip != "none":
         kinds = {"horizontal": flip == "horizontal", "vertical": flip == "vertical"}
         augmentations.append(T.RandomFlip(**kinds))
     return augmentations

@@ -6,58 +6,41 @@ The folder is ``./datasets`` by default. Registration reads no file; asking the 
 import functools
 import os
 
-from detectron2._scope import missing_attribute
-
 from ..catalog import DatasetCatalog, MetadataCatalog
 from .builtin_meta import ADE20K_SEM_SEG_CATEGORIES, _get_builtin_metadata
 from .coco import load_sem_seg, register_coco_instances
 from .coco_panoptic import register_coco_panoptic, register_coco_panoptic_separated
 
-__getattr__ = missing_attribute(__name__)
-
-# name -> (folder of images, file of annotations)
-_PREDEFINED_SPLITS_COCO = {
-    "coco": {
-        "coco_2014_train": ("coco/train2014", "coco/annotations/instances_train2014.json"),
-        "coco_2014_val": ("coco/val2014", "coco/annotations/instances_val2014.json"),
-        "coco_2014_minival": ("coco/val2014", "coco/annotations/instances_minival2014.json"),
-        "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json"),
-        "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json"),
-        "coco_2017_test": ("coco/test2017", "coco/annotations/image_info_test2017.json"),
-        "coco_2017_test-dev": ("coco/test2017", "coco/annotations/image_info_test-dev2017.json"),
-        "coco_2017_val_100": ("coco/val2017", "coco/annotations/instances_val2017_100.json"),
-    }
+# coco_<key> -> (folder of images, file of annotations)
+_COCO_SPLITS = {
+    "2014_train": ("train2014", "instances_train2014"),
+    "2014_val": ("val2014", "instances_val2014"),
+    "2014_minival": ("val2014", "instances_minival2014"),
+    "2014_valminusminival": ("val2014", "instances_valminusminival2014"),
+    "2017_train": ("train2017", "instances_train2017"),
+    "2017_val": ("val2017", "instances_val2017"),
+    "2017_test": ("test2017", "image_info_test2017"),
+    "2017_test-dev": ("test2017", "image_info_test-dev2017"),
+    "2017_val_100": ("val2017", "instances_val2017_100"),
 }
-_MINIVAL = "coco/annotations/instances_valminusminival2014.json"
-_PREDEFINED_SPLITS_COCO["coco"]["coco_2014_valminusminival"] = ("coco/val2014", _MINIVAL)
-
-# name -> (folder of panoptic PNGs, panoptic annotations, folder of semantic PNGs)
-_PREDEFINED_SPLITS_COCO_PANOPTIC = {
-    f"coco_2017_{split}_panoptic": (
-        f"coco/panoptic_{files}",
-        f"coco/annotations/panoptic_{files}.json",
-        f"coco/panoptic_stuff_{files}",
-    )
-    for split, files in (("train", "train2017"), ("val", "val2017"), ("val_100", "val2017_100"))
-}
+# coco_<key>_panoptic -> end of the names of its folders and file
+_PANOPTIC_SPLITS = {"2017_train": "train2017", "2017_val": "val2017", "2017_val_100": "val2017_100"}
 
 
 def register_all_coco(root: str) -> None:
     """Register the splits of COCO: instances, panoptic, panoptic separated, stuff only."""
-    for family, splits in _PREDEFINED_SPLITS_COCO.items():
-        for name, (image_root, json_file) in splits.items():
-            paths = os.path.join(root, json_file), os.path.join(root, image_root)
-            register_coco_instances(name, _get_builtin_metadata(family), *paths)
-    for name, paths in _PREDEFINED_SPLITS_COCO_PANOPTIC.items():
-        panoptic_root, panoptic_json, semantic_root = (os.path.join(root, x) for x in paths)
-        instances = MetadataCatalog.get(name.removesuffix("_panoptic"))
-        images = instances.image_root, panoptic_root, panoptic_json
+    root = os.path.join(root, "coco")
+    for split, (images, annotations) in _COCO_SPLITS.items():
+        paths = f"{root}/annotations/{annotations}.json", f"{root}/{images}"
+        register_coco_instances(f"coco_{split}", _get_builtin_metadata("coco"), *paths)
+    for split, end in _PANOPTIC_SPLITS.items():
+        name, instances = f"coco_{split}_panoptic", MetadataCatalog.get(f"coco_{split}")
+        panoptic = f"{root}/panoptic_{end}", f"{root}/annotations/panoptic_{end}.json"
+        paths = instances.image_root, *panoptic, f"{root}/panoptic_stuff_{end}", instances.json_file
         metadata = _get_builtin_metadata("coco_panoptic_separated")
-        register_coco_panoptic_separated(
-            name, metadata, *images, semantic_root, instances.json_file
-        )
+        register_coco_panoptic_separated(name, metadata, *paths)
         metadata = _get_builtin_metadata("coco_panoptic_standard")
-        register_coco_panoptic(name, metadata, *images, instances.json_file)
+        register_coco_panoptic(name, metadata, instances.image_root, *panoptic, instances.json_file)
 
 
 def register_all_ade20k(root: str) -> None:

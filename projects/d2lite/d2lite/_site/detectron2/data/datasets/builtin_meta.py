@@ -2,75 +2,65 @@
 
 import re
 
-from detectron2._scope import missing_attribute
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-__all__ = ["ADE20K_SEM_SEG_CATEGORIES", "COCO_CATEGORIES"]
-__getattr__ = missing_attribute(__name__)
-
-# The list that comes with the COCO panoptic annotations: id, name, RGB; things up to id 90.
-_COCO_TABLE = """
-1 person dc143c; 2 bicycle 770b20; 3 car 00008e; 4 motorcycle 0000e6; 5 airplane 6a00e4;
-6 bus 003c64; 7 train 005064; 8 truck 000046; 9 boat 0000c0; 10 traffic light faaa1e;
-11 fire hydrant 64aa1e; 13 stop sign dcdc00; 14 parking meter af74af; 15 bench fa001e;
-16 bird a52a2a; 17 cat ff4dff; 18 dog 00e2fc; 19 horse b6b6ff; 20 sheep 005200; 21 cow 78a69d;
-22 elephant 6e4c00; 23 bear ae39ff; 24 zebra c76400; 25 giraffe 480076; 27 backpack ffb3f0;
-28 umbrella 007d5c; 31 handbag d10097; 32 tie bcd0b6; 33 suitcase 00dcb0; 34 frisbee ff63a4;
-35 skis 5c0049; 36 snowboard 8581ff; 37 sports ball 4eb4ff; 38 kite 00e400;
-39 baseball bat aefff3; 40 baseball glove 2d59ff; 41 skateboard 868667; 42 surfboard 9194ae;
-43 tennis racket ffd0ba; 44 bottle c5e2ff; 46 wine glass ab8601; 47 cup 6d3f36; 48 fork cf8aff;
-49 knife 97005f; 50 spoon 09503d; 51 bowl 546933; 52 banana 4a4169; 53 apple a6c466;
-54 sandwich d0c3d2; 55 orange ff6d41; 56 broccoli 008f95; 57 carrot b300c2; 58 hot dog d1636a;
-59 pizza 057900; 60 donut e3ffcd; 61 cake 93bad0; 62 chair 994501; 63 couch 035fa1;
-64 potted plant a3ff00; 65 bed 7700aa; 67 dining table 00b6c7; 70 toilet 00a578; 72 tv b78258;
-73 laptop 5f2000; 74 mouse 827287; 75 remote 6e8185; 76 keyboard a64a76; 77 cell phone db8eb9;
-78 microwave 4fd272; 79 oven b25a3e; 80 toaster 41460f; 81 sink 7fa773; 82 refrigerator 3b696a;
-84 book 8e6c2d; 85 clock c4ac00; 86 vase 5f3650; 87 scissors 804cff; 88 teddy bear c93901;
-89 hair drier f6007a; 90 toothbrush bfa2d0; 92 banner ffff80; 93 blanket 93d3cb; 95 bridge 966464;
-100 cardboard a8abac; 107 counter 9270c6; 109 curtain d2aa64; 112 door-stuff 5c8859;
-118 floor-wood da58b8; 119 flower f18100; 122 fruit d911ff; 125 gravel 7c4ab5; 128 house 464646;
-130 light ffe4ff; 133 mirror-stuff 9ad000; 138 net c1005c; 141 pillow 4c5b71; 144 platform ffb4c3;
-145 playingfield 6a9ab0; 147 railroad e6968c; 148 river 3c8fff; 149 road 804080; 151 roof 5c5237;
-154 sand fed47c; 155 sea 494dae; 156 shelf ffa062; 159 snow ffffff; 161 stairs 68546d;
-166 tent a9a483; 168 towel e1c7ff; 171 wall-brick 89364a; 175 wall-stone 879edf;
-176 wall-tile 07f6e7; 177 wall-wood 6bffc8; 178 water-other 3a2995; 180 window-blind b7798e;
-181 window-other ff4961; 184 tree-merged 6b8e23; 185 fence-merged be9999;
-186 ceiling-merged 928b8d; 187 sky-other-merged 4682b4; 188 cabinet-merged 86c79c;
-189 table-merged d1e28c; 190 floor-other-merged 60246c; 191 pavement-merged 606060;
-192 mountain-merged 40aa40; 193 grass-merged 98fb98; 194 dirt-merged d0e5e4;
-195 paper-merged cebaab; 196 food-other-merged 98a140; 197 building-other-merged 747000;
-198 rock-merged 00728f; 199 wall-other-merged 66669c; 200 rug-merged fa8dff
+# As COCO's panoptic annotations say. torchvision has the names of things by id, up to 90, with a
+# filler where COCO has no category.
+_COCO_THINGS = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+_COCO_STUFF = """
+92 banner; 93 blanket; 95 bridge; 100 cardboard; 107 counter; 109 curtain; 112 door-stuff;
+118 floor-wood; 119 flower; 122 fruit; 125 gravel; 128 house; 130 light; 133 mirror-stuff; 138 net;
+141 pillow; 144 platform; 145 playingfield; 147 railroad; 148 river; 149 road; 151 roof; 154 sand;
+155 sea; 156 shelf; 159 snow; 161 stairs; 166 tent; 168 towel; 171 wall-brick; 175 wall-stone;
+176 wall-tile; 177 wall-wood; 178 water-other; 180 window-blind; 181 window-other; 184 tree-merged;
+185 fence-merged; 186 ceiling-merged; 187 sky-other-merged; 188 cabinet-merged; 189 table-merged;
+190 floor-other-merged; 191 pavement-merged; 192 mountain-merged; 193 grass-merged; 194 dirt-merged;
+195 paper-merged; 196 food-other-merged; 197 building-other-merged; 198 rock-merged;
+199 wall-other-merged; 200 rug-merged;
 """
+_COCO_COLORS = """
+dc143c 770b20 00008e 0000e6 6a00e4 003c64 005064 000046 0000c0 faaa1e 64aa1e dcdc00 af74af fa001e
+a52a2a ff4dff 00e2fc b6b6ff 005200 78a69d 6e4c00 ae39ff c76400 480076 ffb3f0 007d5c d10097 bcd0b6
+00dcb0 ff63a4 5c0049 8581ff 4eb4ff 00e400 aefff3 2d59ff 868667 9194ae ffd0ba c5e2ff ab8601 6d3f36
+cf8aff 97005f 09503d 546933 4a4169 a6c466 d0c3d2 ff6d41 008f95 b300c2 d1636a 057900 e3ffcd 93bad0
+994501 035fa1 a3ff00 7700aa 00b6c7 00a578 b78258 5f2000 827287 6e8185 a64a76 db8eb9 4fd272 b25a3e
+41460f 7fa773 3b696a 8e6c2d c4ac00 5f3650 804cff c93901 f6007a bfa2d0 ffff80 93d3cb 966464 a8abac
+9270c6 d2aa64 5c8859 da58b8 f18100 d911ff 7c4ab5 464646 ffe4ff 9ad000 c1005c 4c5b71 ffb4c3 6a9ab0
+e6968c 3c8fff 804080 5c5237 fed47c 494dae ffa062 ffffff 68546d a9a483 e1c7ff 89364a 879edf 07f6e7
+6bffc8 3a2995 b7798e ff4961 6b8e23 be9999 928b8d 4682b4 86c79c d1e28c 60246c 606060 40aa40 98fb98
+d0e5e4 cebaab 98a140 747000 00728f 66669c fa8dff
+"""
+_COCO_IDS = [(i, x) for i, x in enumerate(_COCO_THINGS) if x not in ("__background__", "N/A")]
+_COCO_IDS += [(int(i), x) for i, x in re.findall(r"(\d+) (\S+);", _COCO_STUFF)]
 COCO_CATEGORIES = [
-    {"color": list(bytes.fromhex(color)), "isthing": int(int(i) <= 90), "id": int(i), "name": name}
-    for i, name, color in re.findall(r"(\d+) (.+?) ([0-9a-f]{6})\b", _COCO_TABLE)
+    {"color": list(bytes.fromhex(color)), "isthing": int(i <= 90), "id": i, "name": name}
+    for (i, name), color in zip(_COCO_IDS, _COCO_COLORS.split(), strict=True)
 ]
 
 # Spelled as in Detectron2, a space after "window" included, so that metadata compare equal.
 _ADE20K_NAMES = """
-wall; building; sky; floor; tree; ceiling; road, route; bed; window ; grass; cabinet;
-sidewalk, pavement; person; earth, ground; door; table; mountain, mount; plant; curtain; chair;
-car; water; painting, picture; sofa; shelf; house; sea; mirror; rug; field; armchair; seat; fence;
-desk; rock, stone; wardrobe, closet, press; lamp; tub; rail; cushion; base, pedestal, stand; box;
-column, pillar; signboard, sign; chest of drawers, chest, bureau, dresser; counter; sand; sink;
-skyscraper; fireplace; refrigerator, icebox; grandstand, covered stand; path; stairs; runway;
-case, display case, showcase, vitrine; pool table, billiard table, snooker table; pillow;
-screen door, screen; stairway, staircase; river; bridge, span; bookcase; blind, screen;
-coffee table; toilet, can, commode, crapper, pot, potty, stool, throne; flower; book; hill; bench;
-countertop; stove; palm, palm tree; kitchen island; computer; swivel chair; boat; bar;
-arcade machine; hovel, hut, hutch, shack, shanty; bus; towel; light; truck; tower; chandelier;
-awning, sunshade, sunblind; street lamp; booth; tv; plane; dirt track; clothes; pole;
-land, ground, soil; bannister, banister, balustrade, balusters, handrail;
-escalator, moving staircase, moving stairway; ottoman, pouf, pouffe, puff, hassock; bottle;
-buffet, counter, sideboard; poster, posting, placard, notice, bill, card; stage; van; ship;
-fountain; conveyer belt, conveyor belt, conveyer, conveyor, transporter; canopy;
-washer, automatic washer, washing machine; plaything, toy; pool; stool; barrel, cask;
-basket, handbasket; falls; tent; bag; minibike, motorbike; cradle; oven; ball; food, solid food;
-step, stair; tank, storage tank; trade name; microwave; pot; animal; bicycle; lake; dishwasher;
-screen; blanket, cover; sculpture; hood, exhaust hood; sconce; vase; traffic light; tray;
-trash can; fan; pier; crt screen; plate; monitor; bulletin board; shower; radiator;
-glass, drinking glass; clock; flag
+wall; building; sky; floor; tree; ceiling; road, route; bed; window ; grass; cabinet; sidewalk,
+pavement; person; earth, ground; door; table; mountain, mount; plant; curtain; chair; car; water;
+painting, picture; sofa; shelf; house; sea; mirror; rug; field; armchair; seat; fence; desk; rock,
+stone; wardrobe, closet, press; lamp; tub; rail; cushion; base, pedestal, stand; box; column,
+pillar; signboard, sign; chest of drawers, chest, bureau, dresser; counter; sand; sink; skyscraper;
+fireplace; refrigerator, icebox; grandstand, covered stand; path; stairs; runway; case, display
+case, showcase, vitrine; pool table, billiard table, snooker table; pillow; screen door, screen;
+stairway, staircase; river; bridge, span; bookcase; blind, screen; coffee table; toilet, can,
+commode, crapper, pot, potty, stool, throne; flower; book; hill; bench; countertop; stove; palm,
+palm tree; kitchen island; computer; swivel chair; boat; bar; arcade machine; hovel, hut, hutch,
+shack, shanty; bus; towel; light; truck; tower; chandelier; awning, sunshade, sunblind; street lamp;
+booth; tv; plane; dirt track; clothes; pole; land, ground, soil; bannister, banister, balustrade,
+balusters, handrail; escalator, moving staircase, moving stairway; ottoman, pouf, pouffe, puff,
+hassock; bottle; buffet, counter, sideboard; poster, posting, placard, notice, bill, card; stage;
+van; ship; fountain; conveyer belt, conveyor belt, conveyer, conveyor, transporter; canopy; washer,
+automatic washer, washing machine; plaything, toy; pool; stool; barrel, cask; basket, handbasket;
+falls; tent; bag; minibike, motorbike; cradle; oven; ball; food, solid food; step, stair; tank,
+storage tank; trade name; microwave; pot; animal; bicycle; lake; dishwasher; screen; blanket, cover;
+sculpture; hood, exhaust hood; sconce; vase; traffic light; tray; trash can; fan; pier; crt screen;
+plate; monitor; bulletin board; shower; radiator; glass, drinking glass; clock; flag
 """
-ADE20K_SEM_SEG_CATEGORIES = re.split(r";\s", _ADE20K_NAMES.strip("\n"))
+ADE20K_SEM_SEG_CATEGORIES = " ".join(_ADE20K_NAMES.split()).split("; ")
 
 
 def _get_coco_instances_meta() -> dict:
@@ -97,11 +87,10 @@ def _get_coco_panoptic_separated_meta() -> dict:
 
 def _get_coco_panoptic_standard_meta() -> dict:
     """One numbering 0..132 of all categories, the same for things and stuff."""
-    meta = {f"{kind}_dataset_id_to_contiguous_id": {} for kind in ("stuff", "thing")}
-    for i, x in enumerate(COCO_CATEGORIES):
-        kind = "thing" if x["isthing"] else "stuff"
-        meta[f"{kind}_dataset_id_to_contiguous_id"][x["id"]] = i
-    for kind in ("stuff", "thing"):
+    meta = {}
+    for isthing, kind in enumerate(("stuff", "thing")):
+        ids = {x["id"]: i for i, x in enumerate(COCO_CATEGORIES) if x["isthing"] == isthing}
+        meta[f"{kind}_dataset_id_to_contiguous_id"] = ids
         meta[f"{kind}_classes"] = [x["name"] for x in COCO_CATEGORIES]
         meta[f"{kind}_colors"] = [x["color"] for x in COCO_CATEGORIES]
     return meta

@@ -11,7 +11,6 @@ import shutil
 
 import numpy as np
 import pycocotools.mask as mask_util
-from fvcore.common.timer import Timer
 from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
 
@@ -20,30 +19,15 @@ from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = ["load_coco_json", "load_sem_seg", "convert_to_coco_dict", "convert_to_coco_json"]
-__all__ += ["register_coco_instances"]
-
 logger = logging.getLogger(__name__)
-
-
-def _open_coco(json_file: str) -> COCO:
-    timer = Timer()
-    path = PathManager.get_local_path(json_file)
-    # pycocotools prints what it does.
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(path)
-    if timer.seconds() > 1:
-        logger.info(f"Loading {path} takes {timer.seconds():.2f} seconds.")
-    return coco
 
 
 def _describe_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
     """Store class names as metadata; returns the map from category ids to 0..#categories - 1."""
-    categories = sorted(coco.loadCats(coco.getCatIds()), key=lambda x: x["id"])
-    ids = [x["id"] for x in categories]
-    if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
+    categories = coco.loadCats(sorted(coco.getCatIds()))
+    id_map = {x["id"]: i for i, x in enumerate(categories)}
+    if [*id_map] != [*range(1, len(id_map) + 1)] and "coco" not in dataset_name:
         logger.warning("Category ids in annotations are not in [1, #categories]! We map them.")
-    id_map = {category_id: i for i, category_id in enumerate(ids)}
     MetadataCatalog.get(dataset_name).set(
         thing_classes=[x["name"] for x in categories], thing_dataset_id_to_contiguous_id=id_map
     )
@@ -51,15 +35,13 @@ def _describe_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
 
 
 def _check_annotations(json_file: str, coco: COCO, annotations: list[list[dict]]) -> None:
-    matching = sum(len(x) for x in annotations)
-    if matching < len(coco.anns):
-        logger.warning(
-            f"{json_file}: of {len(coco.anns)} annotations only {matching} of them match to images."
-        )
+    ids = [x["id"] for of_image in annotations for x in of_image]
+    if len(ids) < len(coco.anns):
+        of = f"{json_file}: of {len(coco.anns)} annotations"
+        logger.warning(f"{of} only {len(ids)} of them match to images.")
     # The minival2014 files are known to repeat some ids, without harm.
-    if "minival" not in json_file:
-        ids = {x["id"] for of_image in annotations for x in of_image}
-        assert len(ids) == matching, f"Annotation ids in '{json_file}' are not unique!"
+    unique = len(set(ids)) == len(ids) or "minival" in json_file
+    assert unique, f"Annotation ids in '{json_file}' are not unique!"
 
 
 def _usable_segmentation(segmentation):
@@ -92,7 +74,8 @@ def _read_annotation(annotation: dict, keys: list[str], id_map: dict | None) -> 
         obj["keypoints"] = _shifted_keypoints(annotation["keypoints"], 0.5)
     obj["bbox_mode"] = BoxMode.XYWH_ABS
     if id_map:
-        if (label := obj["category_id"]) not in id_map:
+        label = obj["category_id"]
+        if label not in id_map:
             raise KeyError(
                 f"Encountered category_id={label} but this id does not exist in the file"
             )
@@ -119,7 +102,8 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         ValueError: an empty box.
     """
     json_file = os.fspath(json_file)
-    coco = _open_coco(json_file)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        coco = COCO(PathManager.get_local_path(json_file))
     id_map = None if dataset_name is None else _describe_categories(coco, dataset_name)
     images = coco.loadImgs(sorted(coco.imgs))
     annotations = [coco.imgToAnns.get(x["id"], []) for x in images]
@@ -173,19 +157,20 @@ def load_sem_seg(gt_root, image_root, gt_ext="png", image_ext="jpg") -> list[dic
         images = sorted(set(images) & set(labels))
         logger.warning(f"{counts}. Will use their intersection of {len(images)} files.")
     logger.info(f"Loaded {len(images)} images with semantic segmentation from {image_root}")
-    image_files = [os.path.join(image_root, stem + image_ext) for stem in images]
-    gt_files = [os.path.join(gt_root, stem + gt_ext) for stem in images]
-    pairs = zip(image_files, gt_files, strict=True)
-    return [{"file_name": image, "sem_seg_file_name": gt} for image, gt in pairs]
+    return [
+        {
+            "file_name": os.path.join(image_root, stem + image_ext),
+            "sem_seg_file_name": os.path.join(gt_root, stem + gt_ext),
+        }
+        for stem in images
+    ]
 
 
 def _xywh(annotation: dict) -> list[float]:
-    """Box as XYWH, or as (center x, center y, w, h, angle) where it is rotated."""
     bbox = annotation["bbox"]
-    if np.ndim(bbox) != 1 or len(bbox) not in (4, 5):
-        raise ValueError(f"bbox has to be 1-dimensional, of length 4 or 5. Got {bbox}.")
-    to_mode = BoxMode.XYWH_ABS if len(bbox) == 4 else BoxMode.XYWHA_ABS
-    return BoxMode.convert(list(map(float, bbox)), annotation["bbox_mode"], to_mode)
+    if np.ndim(bbox) != 1 or len(bbox) != 4:  # rotated boxes are not part of d2lite
+        raise ValueError(f"bbox has to be 1-dimensional, of length 4. Got {bbox}.")
+    return BoxMode.convert([*map(float, bbox)], annotation["bbox_mode"], BoxMode.XYWH_ABS)
 
 
 def _area(annotation: dict, xywh: list[float]) -> float:
@@ -235,7 +220,6 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
     names = enumerate(metadata.thing_classes)
     categories = [{"id": to_dataset_id(i), "name": name} for i, name in names]
 
-    logger.info("Converting dataset dicts into COCO format")
     images, annotations = [], []
     for position, entry in enumerate(dataset_dicts):
         image = {"id": entry.get("image_id", position), "file_name": str(entry["file_name"])}

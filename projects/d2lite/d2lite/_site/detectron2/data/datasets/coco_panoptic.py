@@ -9,17 +9,11 @@ from detectron2.utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
 from .coco import load_coco_json, load_sem_seg
 
-__all__ = ["register_coco_panoptic", "register_coco_panoptic_separated"]
-
 
 def _contiguous_segment(segment: dict, meta: dict) -> dict:
-    category_id = segment["category_id"]
-    things = meta["thing_dataset_id_to_contiguous_id"]
-    is_thing = category_id in things
-    ids = things if is_thing else meta["stuff_dataset_id_to_contiguous_id"]
-    if category_id not in ids:
-        raise KeyError(f"category_id={category_id} is neither a thing nor stuff of the metadata")
-    return segment | {"category_id": ids[category_id], "isthing": is_thing}
+    is_thing = segment["category_id"] in meta["thing_dataset_id_to_contiguous_id"]
+    ids = meta[f"{'thing' if is_thing else 'stuff'}_dataset_id_to_contiguous_id"]
+    return segment | {"category_id": ids[segment["category_id"]], "isthing": is_thing}
 
 
 def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: dict) -> list[dict]:
@@ -107,24 +101,17 @@ def register_coco_panoptic_separated(
     separated, stuff_only = name + "_separated", name + "_stuffonly"
     paths = instances_json, image_root, sem_seg_root
     DatasetCatalog.register(separated, functools.partial(_load_separated, *paths, separated))
+    semantic = {"image_root": image_root, "sem_seg_root": sem_seg_root, "ignore_label": 255}
     MetadataCatalog.get(separated).set(
         panoptic_root=panoptic_root,
-        image_root=image_root,
         panoptic_json=panoptic_json,
-        sem_seg_root=sem_seg_root,
         json_file=instances_json,
         evaluator_type="coco_panoptic_seg",
-        ignore_label=255,
+        **semantic,
         **metadata,
     )
     DatasetCatalog.register(stuff_only, functools.partial(load_sem_seg, sem_seg_root, image_root))
-    MetadataCatalog.get(stuff_only).set(
-        sem_seg_root=sem_seg_root,
-        image_root=image_root,
-        evaluator_type="sem_seg",
-        ignore_label=255,
-        **metadata,
-    )
+    MetadataCatalog.get(stuff_only).set(evaluator_type="sem_seg", **semantic, **metadata)
 
 
 def merge_to_panoptic(detection_dicts: list[dict], sem_seg_dicts: list[dict]) -> list[dict]:

@@ -26,8 +26,7 @@ class _InfiniteSampler(Sampler):
     def __init__(self, shuffle: bool, seed: int | None):
         self._shuffle = shuffle
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
         yield from itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
@@ -122,14 +121,10 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
         """
         categories = [{ann["category_id"] for ann in x["annotations"]} for x in dataset_dicts]
         images_with = Counter(itertools.chain.from_iterable(categories))
-
-        def factor(category: int) -> float:
-            ratio = repeat_thresh / (images_with[category] / len(dataset_dicts))
-            return max(1.0, math.sqrt(ratio) if sqrt else ratio)
-
-        category_factors = {category: factor(category) for category in images_with}
-        factors = [max((category_factors[c] for c in x), default=1.0) for x in categories]
-        return torch.tensor(factors, dtype=torch.float32)
+        ratios = {c: repeat_thresh / (n / len(dataset_dicts)) for c, n in images_with.items()}
+        factors = {c: max(1.0, math.sqrt(x) if sqrt else x) for c, x in ratios.items()}
+        of_images = [max((factors[c] for c in x), default=1.0) for x in categories]
+        return torch.tensor(of_images, dtype=torch.float32)
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         round_up = torch.rand(len(self._frac_part), generator=generator) < self._frac_part
@@ -147,10 +142,9 @@ class InferenceSampler(Sampler):
     """
 
     def __init__(self, size: int):
-        self._size = size
         assert size > 0, size
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
+        self._size = size
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
         self._local_indices = self._get_local_indices(size, self._world_size, self._rank)
 
     @staticmethod

@@ -20,10 +20,9 @@ class GroupedBatchSampler(BatchSampler):
     def __init__(self, sampler: Sampler, group_ids, batch_size: int):
         if not isinstance(sampler, Sampler):
             raise ValueError(f"sampler should be an instance of Sampler, but got sampler={sampler}")
-        self.sampler = sampler
+        self.sampler, self.batch_size = sampler, batch_size
         self.group_ids = np.asarray(group_ids)
-        assert self.group_ids.ndim == 1
-        self.batch_size = batch_size
+        assert self.group_ids.ndim == 1, self.group_ids.shape
         self.buffer_per_group = {group: [] for group in set(np.unique(self.group_ids))}
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -31,8 +30,8 @@ class GroupedBatchSampler(BatchSampler):
             buffer = self.buffer_per_group[self.group_ids[index]]
             buffer.append(index)
             if len(buffer) == self.batch_size:
-                batch = buffer[:]
-                buffer.clear()
+                # Emptied before the yield: the generator may never be resumed.
+                batch, buffer[:] = buffer[:], []
                 yield batch
 
     def __len__(self) -> int:
