@@ -1,4 +1,7 @@
-"""From keys of a config to arguments of a constructor."""
+"""What parts of models need to be built from a config."""
+
+from detectron2.config import configurable  # noqa: F401
+from detectron2.utils.registry import Registry  # noqa: F401
 
 
 def options(node, names: str, **renamed: str) -> dict:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, move_device_like
 from detectron2.structures import Boxes
-from detectron2.utils.registry import Registry
 
-from ._options import options
+from ._options import Registry, configurable, options
 
 # Callables of (cfg, input_shape: list[ShapeSpec]) that return a module which maps a list of feature
 # maps to a list of `Boxes`.

@@ -41,8 +41,7 @@ def convert_boxes_to_pooler_format(box_lists: list[Boxes]):
     rows = []
     for i, boxes in enumerate(box_lists):
         # A column made from the boxes, not from their number, stays right in a traced graph.
-        index = torch.full_like(boxes.tensor[:, :1], float(i))
-        rows.append(torch.cat((index, boxes.tensor), dim=1))
+        rows.append(torch.cat((torch.full_like(boxes.tensor[:, :1], float(i)), boxes.tensor), 1))
     return cat(rows, dim=0)
 
 
@@ -80,12 +79,11 @@ class ROIPooler(nn.Module):
         else:
             raise ValueError(f"Unknown pooler type: {pooler_type}")
         self.level_poolers = nn.ModuleList(poolers)
-        levels = [-math.log2(scales[0]), -math.log2(scales[-1])]
-        assert all(level.is_integer() for level in levels), f"Not each a power of 2: {scales}"
-        self.min_level, self.max_level = (int(level) for level in levels)
-        assert len(scales) == self.max_level - self.min_level + 1, f"{scales} form no pyramid!"
-        assert 0 <= self.min_level <= self.max_level
-        assert canonical_box_size > 0
+        finest, coarsest = -math.log2(scales[0]), -math.log2(scales[-1])
+        assert finest.is_integer() and coarsest.is_integer(), f"Not each a power of 2: {scales}"
+        self.min_level, self.max_level = int(finest), int(coarsest)
+        assert len(scales) == coarsest - finest + 1, f"{scales} form no pyramid!"
+        assert finest >= 0 and canonical_box_size > 0
         self.canonical_level, self.canonical_box_size = canonical_level, canonical_box_size
 
     def forward(self, x: list[torch.Tensor], box_lists: list[Boxes]):
@@ -98,21 +96,18 @@ class ROIPooler(nn.Module):
         Returns:
             (boxes of all images, C, height, width).
         """
-        num_levels = len(self.level_poolers)
         torch._assert(isinstance(x, list) and isinstance(box_lists, list), "ROIPooler takes lists")
+        num_levels, (num_images, channels) = len(self.level_poolers), x[0].shape[:2]
         assert len(x) == num_levels, f"ROIPooler has {num_levels} levels, but got {len(x)} maps"
-        num_images = x[0].size(0)
         assert len(box_lists) == num_images, f"{len(box_lists)} box lists, {num_images} images!"
-        height, width = self.output_size
         if len(box_lists) == 0:
-            return x[0].new_zeros([0, x[0].shape[1], height, width])
+            return x[0].new_zeros((0, channels) + self.output_size)
         rois = convert_boxes_to_pooler_format(box_lists)
         if num_levels == 1:
             return self.level_poolers[0](x[0], rois)
-        levels = assign_boxes_to_levels(
-            box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
-        )
-        output = x[0].new_zeros([rois.shape[0], x[0].shape[1], height, width])
+        limits, canonical = (self.min_level, self.max_level), self.canonical_box_size
+        levels = assign_boxes_to_levels(box_lists, *limits, canonical, self.canonical_level)
+        output = x[0].new_zeros((rois.shape[0], channels) + self.output_size)
         for level, pooler in enumerate(self.level_poolers):
             inds = nonzero_tuple(levels == level)[0]
             output.index_put_((inds,), pooler(x[level], rois[inds]))

@@ -4,14 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, cat
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
-from detectron2.utils.registry import Registry
 
-from .._options import options, same_for_all_levels
+from .._options import Registry, configurable, options, same_for_all_levels
 from ..anchor_generator import build_anchor_generator
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 from ..matcher import Matcher
@@ -43,13 +41,13 @@ class StandardRPNHead(nn.Module):
     @configurable
     def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims=(-1,)):
         super().__init__()
-        channels = in_channels
-        convs = nn.Sequential()
+        channels, convs = in_channels, nn.Sequential()
         for k, conv_dim in enumerate(conv_dims):
             out_channels = channels if conv_dim == -1 else conv_dim
             if out_channels <= 0:
                 raise ValueError(f"Conv channels should be greater than 0. Got {out_channels}")
-            convs.add_module(f"conv{k}", self._get_rpn_conv(channels, out_channels))
+            conv = Conv2d(channels, out_channels, 3, padding=1, activation=nn.ReLU())
+            convs.add_module(f"conv{k}", conv)
             channels = out_channels
         # One convolution stands for itself: older checkpoints call it `conv`, not `conv.conv0`.
         self.conv = convs[0] if len(conv_dims) == 1 else convs
@@ -59,9 +57,6 @@ class StandardRPNHead(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.constant_(layer.bias, 0)
-
-    def _get_rpn_conv(self, in_channels, out_channels):
-        return Conv2d(in_channels, out_channels, 3, padding=1, activation=nn.ReLU())
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -176,7 +171,6 @@ class RPN(nn.Module):
             quality = retry_if_cuda_oom(pairwise_iou)(gt_boxes, anchors)
             matched_idxs, labels = retry_if_cuda_oom(self.anchor_matcher)(quality)
             labels = labels.to(device=gt_boxes.device)
-            del quality
             if self.anchor_boundary_thresh >= 0:
                 inside = anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
                 labels[~inside] = -1
@@ -230,8 +224,8 @@ class RPN(nn.Module):
         box_dim = self.anchor_generator.box_dim
         # (B, A, H, W) -> (B, H*W*A); (B, A*D, H, W) -> (B, H*W*A, D)
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
-        deltas = [d.unflatten(1, (-1, box_dim)) for d in deltas]
-        deltas = [d.permute(0, 3, 4, 1, 2).flatten(1, -2) for d in deltas]
+        deltas = [level.permute(0, 2, 3, 1).flatten(1) for level in deltas]
+        deltas = [level.unflatten(1, (-1, box_dim)) for level in deltas]
         losses = {}
         if self.training:
             assert gt_instances is not None, "RPN requires gt_instances in training!"
@@ -244,16 +238,11 @@ class RPN(nn.Module):
     @torch.no_grad()
     def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
         """Decode the predictions and keep the best; arguments as in `losses`."""
-        proposals = self._decode_proposals(anchors, pred_anchor_deltas)
-        topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
-        limits = (self.nms_thresh, *topk, self.min_box_size, self.training)
-        return find_top_rpn_proposals(proposals, pred_objectness_logits, image_sizes, *limits)
-
-    def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]):
-        """Boxes (B, H_i * W_i * A, D) of every level."""
-        proposals = []
+        proposals = []  # of every level, (B, H_i * W_i * A, D)
         for anchors_i, deltas_i in zip(anchors, pred_anchor_deltas, strict=True):
             repeated = anchors_i.tensor.repeat(deltas_i.shape[0], 1)
             boxes = self.box2box_transform.apply_deltas(deltas_i.flatten(0, 1), repeated)
             proposals.append(boxes.view_as(deltas_i))
-        return proposals
+        topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
+        limits = (self.nms_thresh, *topk, self.min_box_size, self.training)
+        return find_top_rpn_proposals(proposals, pred_objectness_logits, image_sizes, *limits)

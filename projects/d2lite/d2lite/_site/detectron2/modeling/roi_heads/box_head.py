@@ -6,9 +6,9 @@ import torch
 from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import nn
 
-from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.utils.registry import Registry
+
+from .._options import Registry, configurable
 
 # Callables of (cfg, input_shape: ShapeSpec) that return a module with an `output_shape`, which maps
 # the pooled features of boxes to features for their predictions.
@@ -59,14 +59,11 @@ class FastRCNNConvFCHead(nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_BOX_HEAD
-        ret = {"input_shape": input_shape, "conv_norm": node.NORM}
-        ret["conv_dims"] = [node.CONV_DIM] * node.NUM_CONV
-        return ret | {"fc_dims": [node.FC_DIM] * node.NUM_FC}
-
-    def forward(self, x):
-        for layer in self:
-            x = layer(x)
-        return x
+        dims = {
+            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
+            "fc_dims": [node.FC_DIM] * node.NUM_FC,
+        }
+        return {"input_shape": input_shape, "conv_norm": node.NORM, **dims}
 
     @property
     @torch.jit.unused

@@ -6,13 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detectron2.config import configurable
-from detectron2.data import detection_utils as utils
 from detectron2.layers import ShapeSpec, batched_nms, cat, cross_entropy, nonzero_tuple
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
-from .._options import options
+from .._options import configurable, options
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 
 
@@ -45,16 +43,13 @@ def fast_rcnn_inference_single_image(
     if not finite.all():
         boxes, scores = boxes[finite], scores[finite]
     box_ids, class_ids = nonzero_tuple(scores[:, :-1] > score_thresh)
-    scores = scores[box_ids, class_ids]
-    boxes = boxes.unflatten(1, (-1, 4))
+    scores, boxes = scores[box_ids, class_ids], boxes.unflatten(1, (-1, 4))
     boxes = Boxes(boxes[box_ids, class_ids if boxes.shape[1] > 1 else 0])
     boxes.clip(image_shape)
     keep = batched_nms(boxes.tensor, scores, class_ids, nms_thresh)
-    if topk_per_image >= 0:
-        keep = keep[:topk_per_image]
-    result = Instances(image_shape, pred_boxes=boxes[keep], scores=scores[keep])
-    result.pred_classes = class_ids[keep]
-    return result, box_ids[keep]
+    keep = keep[:topk_per_image] if topk_per_image >= 0 else keep
+    fields = {"pred_boxes": boxes, "scores": scores, "pred_classes": class_ids}
+    return Instances(image_shape, **fields)[keep], box_ids[keep]
 
 
 def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
@@ -136,14 +131,15 @@ class FastRCNNOutputLayers(nn.Module):
         self.use_fed_loss, self.use_sigmoid_ce = use_fed_loss, use_sigmoid_ce
         if use_fed_loss:
             assert use_sigmoid_ce, "Please use sigmoid cross entropy loss with federated loss"
+            # Configs give none: only LVIS has frequencies, and only Detectron2 has LVIS.
+            assert get_fed_loss_cls_weights, "Federated loss needs get_fed_loss_cls_weights"
             weights = get_fed_loss_cls_weights()
             assert len(weights) == num_classes, f"{len(weights)} weights must match {num_classes}"
             self.register_buffer("fed_loss_cls_weights", weights)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        node, names = cfg.MODEL.ROI_BOX_HEAD, cfg.DATASETS.TRAIN
-        power = node.FED_LOSS_FREQ_WEIGHT_POWER
+        node = cfg.MODEL.ROI_BOX_HEAD
         limits = {"test_score_thresh": "SCORE_THRESH_TEST", "test_nms_thresh": "NMS_THRESH_TEST"}
         ret = options(cfg.MODEL.ROI_HEADS, "NUM_CLASSES", **limits)
         ret |= options(node, "CLS_AGNOSTIC_BBOX_REG SMOOTH_L1_BETA USE_FED_LOSS USE_SIGMOID_CE")
@@ -153,14 +149,11 @@ class FastRCNNOutputLayers(nn.Module):
             "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "loss_weight": {"loss_box_reg": node.BBOX_REG_LOSS_WEIGHT},
-            # Only LVIS-like data has frequencies: not asked for unless the federated loss is.
-            "get_fed_loss_cls_weights": lambda: utils.get_fed_loss_cls_weights(names, power),
         }
 
     def forward(self, x):
         """Scores (N, K + 1), background last, and deltas (N, K * 4 or 4), of features (N, ...)."""
-        if x.dim() > 2:
-            x = torch.flatten(x, start_dim=1)
+        x = x.flatten(1)
         return self.cls_score(x), self.bbox_pred(x)
 
     def losses(self, predictions, proposals):
@@ -172,15 +165,13 @@ class FastRCNNOutputLayers(nn.Module):
                 K there means background.
         """
         scores, proposal_deltas = predictions
-        gt_classes = torch.empty(0, dtype=torch.int64, device=scores.device)
-        proposal_boxes = gt_boxes = proposal_deltas.new_empty((0, 4))
-        if proposals:
-            gt_classes = cat([p.gt_classes for p in proposals])
-            proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
-            assert not proposal_boxes.requires_grad, "Proposals should not require gradients!"
-            # Images without ground truth hold background only: any box will do for them.
-            gt_boxes = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
-            gt_boxes = cat([boxes.tensor for boxes in gt_boxes])
+        no_boxes = proposal_deltas.new_empty((0, 4))  # there may be no images at all
+        gt_classes = cat([no_boxes[:, 0].long(), *(p.gt_classes for p in proposals)])
+        proposal_boxes = cat([no_boxes, *(p.proposal_boxes.tensor for p in proposals)])
+        assert not proposal_boxes.requires_grad, "Proposals should not require gradients!"
+        # Images without ground truth hold background only: any box will do for them.
+        gt_boxes = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
+        gt_boxes = cat([no_boxes, *(boxes.tensor for boxes in gt_boxes)])
         _log_classification_stats(scores, gt_classes)
 
         loss_of_classes = self.sigmoid_cross_entropy_loss if self.use_sigmoid_ce else cross_entropy

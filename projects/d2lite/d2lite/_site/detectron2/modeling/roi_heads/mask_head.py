@@ -5,12 +5,11 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 from torch.nn import functional as F
 
-from detectron2.config import configurable
 from detectron2.layers import Conv2d, ConvTranspose2d, cat
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.registry import Registry
 
+from .._options import Registry, configurable
 from .box_head import add_convs
 
 # Callables of (cfg, input_shape) that return a module of (features, instances), which gives losses
@@ -35,13 +34,11 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
     if not instances:
         return pred_mask_logits.sum() * 0
 
-    gt_masks = [x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, side) for x in instances]
-    gt_masks = cat([masks.to(device=pred_mask_logits.device) for masks in gt_masks])
+    gt_masks = cat([x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, side) for x in instances])
+    gt_masks = gt_masks.to(pred_mask_logits.device, torch.float32)
     logits = _of_classes(pred_mask_logits, [x.gt_classes.to(torch.int64) for x in instances])
     # Masks with soft edges count as foreground from one half
-    is_mask = gt_masks if gt_masks.dtype == torch.bool else gt_masks > 0.5
-    gt_masks = gt_masks.to(dtype=torch.float32)
-    _log_mask_accuracy(logits, is_mask)
+    _log_mask_accuracy(logits, gt_masks > 0.5)
     storage = get_event_storage()
     if vis_period > 0 and storage.iter % vis_period == 0:
         for i, pair in enumerate(cat([logits.sigmoid(), gt_masks], dim=2)):
@@ -52,10 +49,8 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
 
 def _of_classes(logits, classes):
     """Logits (N, M, M) of the classes of every image; class-agnostic heads have but one."""
-    if logits.size(1) == 1:
-        return logits[:, 0]
-    classes = cat(classes)
-    return logits[torch.arange(logits.shape[0], device=classes.device), classes]
+    classes = cat(classes) if logits.size(1) > 1 else 0
+    return logits[torch.arange(logits.shape[0], device=logits.device), classes]
 
 
 def _log_mask_accuracy(logits, is_mask):
@@ -75,10 +70,9 @@ def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Ins
         pred_instances: of every image, with ``pred_classes``; they get ``pred_masks`` of
             probabilities, (n, 1, M, M).
     """
-    logits = _of_classes(pred_mask_logits, [x.pred_classes for x in pred_instances])
+    masks = _of_classes(pred_mask_logits, [x.pred_classes for x in pred_instances])
     # `len` makes integers, which would be constants of a traced graph.
-    counts = [x.__len__() for x in pred_instances]
-    masks = logits[:, None].sigmoid().split(counts, dim=0)
+    masks = masks[:, None].sigmoid().split([x.__len__() for x in pred_instances])
     for instances, masks_i in zip(pred_instances, masks, strict=True):
         instances.pred_masks = masks_i
 
@@ -141,9 +135,8 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     ):
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         assert len(conv_dims) >= 1, "conv_dims have to be non-empty!"
-        self.conv_norm_relus, channels = [], input_shape.channels
-        channels = add_convs(self, "mask_fcn", channels, conv_dims[:-1], conv_norm)
-
+        self.conv_norm_relus = []
+        channels = add_convs(self, "mask_fcn", input_shape.channels, conv_dims[:-1], conv_norm)
         self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.add_module("deconv_relu", nn.ReLU())
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
@@ -157,14 +150,11 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
         node = cfg.MODEL.ROI_MASK_HEAD
         classes = 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
         ret = {"input_shape": input_shape, "num_classes": classes, "conv_norm": node.NORM}
+        ret |= super().from_config(cfg, input_shape)
         # one more for the deconvolution
-        ret["conv_dims"] = [node.CONV_DIM] * (node.NUM_CONV + 1)
-        return ret | super().from_config(cfg, input_shape)
+        return ret | {"conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1)}
 
-    def layers(self, x):
-        for layer in self:
-            x = layer(x)
-        return x
+    layers = nn.Sequential.forward
 
 
 def build_mask_head(cfg, input_shape):

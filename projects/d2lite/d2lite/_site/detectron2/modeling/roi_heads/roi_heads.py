@@ -1,17 +1,13 @@
 """Heads on regions of interest: sampling, box branch and mask branch."""
 
-import inspect
-
 import torch
 from torch import nn
 
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, nonzero_tuple
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.registry import Registry
 
-from .._options import options, same_for_all_levels
+from .._options import Registry, configurable, options, same_for_all_levels
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
@@ -35,8 +31,7 @@ def select_foreground_proposals(proposals: list[Instances], bg_label: int):
     Returns:
         the foreground of every image, and the masks over the given proposals that chose it.
     """
-    assert isinstance(proposals, (list, tuple))
-    assert all(isinstance(p, Instances) and p.has("gt_classes") for p in proposals), "no gt_classes"
+    assert all(p.has("gt_classes") for p in proposals), "no gt_classes"
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
     foreground = [p[nonzero_tuple(m)[0]] for p, m in zip(proposals, masks, strict=True)]
     return foreground, masks
@@ -114,24 +109,22 @@ class ROIHeads(nn.Module):
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
-        samples, num_bg = [], 0
+        samples, background = [], []
         for proposals_i, targets_i in zip(proposals, targets, strict=True):
             quality = pairwise_iou(targets_i.gt_boxes, proposals_i.proposal_boxes)
             matches = self.proposal_matcher(quality)
             sampled, gt_classes = self._sample_proposals(*matches, targets_i.gt_classes)
             sample = proposals_i[sampled]
             sample.gt_classes = gt_classes
-            fields = targets_i.get_fields() if len(targets_i) > 0 else {}
-            for name, value in fields.items():
-                if name.startswith("gt_") and not sample.has(name):
+            for name, value in targets_i.get_fields().items():
+                if name.startswith("gt_") and not sample.has(name) and len(targets_i) > 0:
                     # Indexed after sampling: masks of all proposals would be too large.
                     sample.set(name, value[matches[0][sampled]])
             samples.append(sample)
-            num_bg += (gt_classes == self.num_classes).sum().item()
-        num_images, num_all = max(len(samples), 1), sum(len(sample) for sample in samples)
-        storage = get_event_storage()
-        storage.put_scalar("roi_head/num_fg_samples", (num_all - num_bg) / num_images)
-        storage.put_scalar("roi_head/num_bg_samples", num_bg / num_images)
+            background.append(gt_classes == self.num_classes)
+        for name, flags in (("fg", [~b for b in background]), ("bg", background)):
+            mean = sum(flag.sum().item() for flag in flags) / max(len(samples), 1)
+            get_event_storage().put_scalar(f"roi_head/num_{name}_samples", mean)
         return samples
 
     def forward(self, images: ImageList, features, proposals: list[Instances], targets=None):
@@ -202,11 +195,8 @@ class StandardROIHeads(ROIHeads):
         ret = super().from_config(cfg) | options(cfg.MODEL.ROI_BOX_HEAD, "TRAIN_ON_PRED_BOXES")
         if cfg.MODEL.KEYPOINT_ON:
             raise NotImplementedError(_NO_KEYPOINTS)
-        # Old subclasses build their heads in methods of the object, not of the class.
-        for init in (cls._init_box_head, cls._init_mask_head):
-            if inspect.ismethod(init):
-                ret.update(init(cfg, input_shape))
-        return ret
+        boxes, masks = cls._init_box_head(cfg, input_shape), cls._init_mask_head(cfg, input_shape)
+        return ret | boxes | masks
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
