@@ -274,11 +274,6 @@ def test_torch_profiler(make, tmp_path):
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["profiler-trace-iter1.json"]
 
 
-def test_autograd_profiler(make, tmp_path):
-    make(hooks.AutogradProfiler(_only_second, str(tmp_path), use_cuda=False)).train(0, 3)
-    assert [p.name for p in tmp_path.iterdir()] == ["profiler-trace-iter1.json"]
-
-
 def test_memory_stats(make, monkeypatch, log):
     make(hooks.TorchMemoryStats(period=1)).train(0, 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -16,7 +16,16 @@ MODULES = [
     for module in pkgutil.walk_packages(detectron2.__path__, "detectron2.")
     if ".configs." not in module.name
 ]
-PACKAGES = ["config", "data", "evaluation", "layers", "model_zoo", "modeling", "structures"]
+PACKAGES = [
+    "config",
+    "data",
+    "engine",
+    "evaluation",
+    "layers",
+    "model_zoo",
+    "modeling",
+    "structures",
+]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,7 @@ PACKAGES = ["config", "data", "evaluation", "layers", "model_zoo", "modeling", "
         "from detectron2.layers import Conv2d, ROIAlignRotated",
         "from detectron2.structures import RotatedBoxes, Boxes",
         "from detectron2.evaluation import LVISEvaluator",
+        "from detectron2.engine.hooks import AutogradProfiler",
         "from detectron2.modeling.backbone.fpn import FPN, build_resnet_fpn_backbone",
         "from detectron2.modeling.box_regression import Box2BoxTransformRotated",
         "from detectron2.modeling.anchor_generator import RotatedAnchorGenerator",

@@ -37,8 +37,8 @@ _MODULES = frozenset(
 )
 # Names that d2lite leaves out of the modules that it has.
 _NAMES = frozenset(
-    """annotations_to_instances_rotated AnyNet ASPP BaseKeypointRCNNHead BasicBlock BasicStem
-    batched_nms_rotated BottleneckBlock Box2BoxTransformRotated build_keypoint_head
+    """annotations_to_instances_rotated AnyNet ASPP AutogradProfiler BaseKeypointRCNNHead BasicBlock
+    BasicStem batched_nms_rotated BottleneckBlock Box2BoxTransformRotated build_keypoint_head
     build_resnet_backbone build_resnet_fpn_backbone build_retinanet_resnet_fpn_backbone
     CascadeROIHeads CITYSCAPES_CATEGORIES CityscapesEvaluator CityscapesInstanceEvaluator
     CityscapesSemSegEvaluator COCO_PERSON_KEYPOINT_FLIP_MAP COCO_PERSON_KEYPOINT_NAMES COCOeval_opt
@@ -57,7 +57,7 @@ _NAMES = frozenset(
     ResNetBlockBase RetinaNet RetinaNetHead roi_align_rotated ROI_KEYPOINT_HEAD_REGISTRY
     ROIAlignRotated RotatedAnchorGenerator RotatedBoxes RotatedCOCOeval RotatedCOCOEvaluator
     RotatedFastRCNNOutputLayers RROIHeads RRPN select_proposals_with_visible_keypoints
-    SimpleFeaturePyramid SwinTransformer transform_keypoint_annotations upgrade_config
+    SimpleFeaturePyramid SwinTransformer transform_keypoint_annotations transform_proposals upgrade_config
     ViT""".split()
 )
 

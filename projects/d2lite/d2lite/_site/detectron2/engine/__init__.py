@@ -1,17 +1,15 @@
 """Training loops, their hooks, and the start-up code of training scripts."""
 
-from .launch import DEFAULT_TIMEOUT, launch
-from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+# ruff: noqa: F401, F403
+from .launch import *
+from .train_loop import *
 
 # A star import brings these; the names below live in their own modules, and here too.
-__all__ = ["DEFAULT_TIMEOUT", "AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase", "launch"]
+__all__ = [name for name in globals() if not name.startswith("_")]
 
-from .defaults import (  # noqa: F401
-    DefaultPredictor,
-    DefaultTrainer,
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-)
-from .hooks import *  # noqa: F403
+from detectron2._scope import missing_attribute
+
+from .defaults import *
+from .hooks import *
+
+__getattr__ = missing_attribute(__name__)

@@ -12,20 +12,9 @@ from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
-import detectron2.data.transforms as T
+from detectron2 import data, evaluation
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, LazyConfig
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.evaluation import (
-    DatasetEvaluator,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
-)
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -38,14 +27,10 @@ from detectron2.utils.logger import setup_logger
 from . import hooks
 from .train_loop import AMPTrainer, SimpleTrainer, TrainerBase
 
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
+__all__ = ["DefaultPredictor", "DefaultTrainer", "create_ddp_model", "default_argument_parser"]
+__all__ += ["default_setup", "default_writers"]
+
+logger = logging.getLogger(__name__)
 
 
 def create_ddp_model(model, *, fp16_compression=False, **kwargs):
@@ -74,15 +59,11 @@ def default_argument_parser(epilog=None):
         epilog: text after the help, examples by default.
     """
     script = sys.argv[0]
-    examples = f"""
-Examples:
-
+    examples = f"""Examples:
 Run on single machine:
     $ {script} --num-gpus 8 --config-file cfg.yaml
-
 Change some config options:
     $ {script} --config-file cfg.yaml MODEL.WEIGHTS /path/to/weight.pth SOLVER.BASE_LR 0.001
-
 Run on multiple machines:
     (machine0)$ {script} --machine-rank 0 --num-machines 2 --dist-url <URL> [--other-flags]
     (machine1)$ {script} --machine-rank 1 --num-machines 2 --dist-url <URL> [--other-flags]
@@ -90,36 +71,19 @@ Run on multiple machines:
     parser = argparse.ArgumentParser(
         epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="Whether to attempt to resume from the checkpoint directory. "
-        "See documentation of `DefaultTrainer.resume_or_load()` for what it means.",
-    )
-    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
-    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path to config file")
+    add("--resume", action="store_true", help="go on from the output folder's last checkpoint")
+    add("--eval-only", action="store_true", help="perform evaluation only")
+    add("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
+    add("--num-machines", type=int, default=1, help="total number of machines")
+    add("--machine-rank", type=int, default=0, help="unique number of this machine, from 0")
     # A port of its own for every user, so that two of them can train on one machine.
     user = os.getuid() if sys.platform != "win32" else 1
-    port = 2**15 + 2**14 + hash(user) % 2**14
-    parser.add_argument(
-        "--dist-url",
-        default=f"tcp://127.0.0.1:{port}",
-        help="initialization URL for pytorch distributed backend. See "
-        "https://pytorch.org/docs/stable/distributed.html for details.",
-    )
-    parser.add_argument(
-        "opts",
-        help="Modify config options at the end of the command. For Yacs configs, use "
-        'space-separated "PATH.KEY VALUE" pairs. For python-based LazyConfig, use '
-        '"path.key=value".',
-        default=None,
-        nargs=argparse.REMAINDER,
-    )
+    url = f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}"
+    add("--dist-url", default=url, help="where the processes meet, as in torch.distributed")
+    options = 'config options to change: "KEY VALUE" pairs (yacs), or "key=value" (LazyConfig)'
+    add("opts", default=None, nargs=argparse.REMAINDER, help=options)
     return parser
 
 
@@ -127,11 +91,8 @@ def _try_get_key(cfg, *keys, default=None):
     """The first of several dotted keys that the config has."""
     if isinstance(cfg, CfgNode):
         cfg = OmegaConf.create(cfg.dump())
-    for key in keys:
-        value = OmegaConf.select(cfg, key, default=None)
-        if value is not None:
-            return value
-    return default
+    found = (OmegaConf.select(cfg, key) for key in keys)
+    return next((value for value in found if value is not None), default)
 
 
 def default_setup(cfg, args):
@@ -142,39 +103,34 @@ def default_setup(cfg, args):
         args: the parsed command line, which is logged.
     """
     output_dir = _try_get_key(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
-    if comm.is_main_process() and output_dir:
-        PathManager.mkdirs(output_dir)
     rank = comm.get_rank()
+    writes = comm.is_main_process() and output_dir
+    if writes:
+        PathManager.mkdirs(output_dir)
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     logger = setup_logger(output_dir, distributed_rank=rank)
     logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     logger.info("Environment info:\n" + collect_env_info())
     logger.info(f"Command line arguments: {args}")
-    config_file = getattr(args, "config_file", "")
-    if config_file:
+    if config_file := getattr(args, "config_file", ""):
         with PathManager.open(config_file, "r") as file:
             logger.info(f"Contents of args.config_file={config_file}:\n{file.read()}")
-    if comm.is_main_process() and output_dir:
-        _save_config(cfg, os.path.join(output_dir, "config.yaml"), logger)
+    if writes:
+        path = os.path.join(output_dir, "config.yaml")
+        if isinstance(cfg, CfgNode):
+            logger.info(f"Running with full config:\n{cfg.dump()}")
+            with PathManager.open(path, "w") as file:
+                file.write(cfg.dump())
+        else:
+            LazyConfig.save(cfg, path)
+        logger.info(f"Full config saved to {path}")
 
     seed = _try_get_key(cfg, "SEED", "train.seed", default=-1)
     seed_all_rng(None if seed < 0 else seed + rank)
     # Benchmarking costs more than it gains on the few sizes of a validation set.
     if not getattr(args, "eval_only", False):
-        torch.backends.cudnn.benchmark = _try_get_key(
-            cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False
-        )
-
-
-def _save_config(cfg, path, logger):
-    if isinstance(cfg, CfgNode):
-        text = cfg.dump()
-        logger.info(f"Running with full config:\n{text}")
-        with PathManager.open(path, "w") as file:
-            file.write(text)
-    else:
-        LazyConfig.save(cfg, path)
-    logger.info(f"Full config saved to {path}")
+        benchmark = _try_get_key(cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def default_writers(output_dir: str, max_iter: int | None = None):
@@ -185,11 +141,8 @@ def default_writers(output_dir: str, max_iter: int | None = None):
         max_iter: total number of iterations, for the time left.
     """
     PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]
+    metrics = JSONWriter(os.path.join(output_dir, "metrics.json"))
+    return [CommonMetricPrinter(max_iter), metrics, TensorboardXWriter(output_dir)]
 
 
 class DefaultPredictor:
@@ -200,11 +153,10 @@ class DefaultPredictor:
         self.model = build_model(self.cfg)
         self.model.eval()
         if len(cfg.DATASETS.TEST):
-            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+            self.metadata = data.MetadataCatalog.get(cfg.DATASETS.TEST[0])
         DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.aug = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
+        size = cfg.INPUT.MIN_SIZE_TEST
+        self.aug = data.transforms.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
         assert self.input_format in ("RGB", "BGR"), self.input_format
 
@@ -237,8 +189,7 @@ class DefaultTrainer(TrainerBase):
 
     def __init__(self, cfg):
         super().__init__()
-        logger = logging.getLogger("detectron2")
-        if not logger.isEnabledFor(logging.INFO):
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
 
@@ -249,11 +200,9 @@ class DefaultTrainer(TrainerBase):
         trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer_type(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
+        this = weakref.proxy(self)
+        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=this)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
@@ -275,17 +224,15 @@ class DefaultTrainer(TrainerBase):
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
-        precise_bn = None
+        built = [hooks.IterationTimer(), hooks.LRScheduler()]
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            period, count = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
             loader = self.build_train_loader(cfg)
-            count = cfg.TEST.PRECISE_BN.NUM_ITER
-            precise_bn = hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count)
-        built = [hooks.IterationTimer(), hooks.LRScheduler(), precise_bn]
+            built.append(hooks.PreciseBN(period, self.model, loader, count))
         # The checkpoint comes before the evaluation, so that a failure there loses nothing.
         if comm.is_main_process():
-            built.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-            )
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
         built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results))
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
@@ -302,12 +249,9 @@ class DefaultTrainer(TrainerBase):
         """
         super().train(self.start_iter, self.max_iter)
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
-            assert hasattr(self, "_last_eval_results"), (
-                "No evaluation results obtained during training!"
-            )
-            verify_results(self.cfg, self._last_eval_results)
+            assert hasattr(self, "_last_eval_results"), "No evaluation results during training!"
+            evaluation.verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
-        return None
 
     def run_step(self):
         self._trainer.iter = self.iter
@@ -323,7 +267,7 @@ class DefaultTrainer(TrainerBase):
     @classmethod
     def build_model(cls, cfg):
         model = build_model(cfg)
-        logging.getLogger(__name__).info(f"Model:\n{model}")
+        logger.info(f"Model:\n{model}")
         return model
 
     @classmethod
@@ -336,19 +280,15 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg)
+        return data.build_detection_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_detection_test_loader(cfg, dataset_name)
+        return data.build_detection_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        raise NotImplementedError(
-            "If you want DefaultTrainer to automatically run evaluation, please implement "
-            "`build_evaluator()` in subclasses. Alternatively, you can call your evaluation "
-            "functions yourself (see the training loops of Detectron2's documentation)."
-        )
+        raise NotImplementedError("A subclass must implement `build_evaluator()` to evaluate.")
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -362,32 +302,24 @@ class DefaultTrainer(TrainerBase):
         Returns:
             Results by data set, or those of the only one.
         """
-        logger = logging.getLogger(__name__)
         names = cfg.DATASETS.TEST
-        if isinstance(evaluators, DatasetEvaluator):
+        if isinstance(evaluators, evaluation.DatasetEvaluator):
             evaluators = [evaluators]
-        if evaluators is not None:
-            assert len(names) == len(evaluators), f"{len(names)} != {len(evaluators)}"
+        assert evaluators is None or len(evaluators) == len(names), (evaluators, names)
         results = OrderedDict()
         for i, name in enumerate(names):
             loader = cls.build_test_loader(cfg, name)
             try:
                 evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
             except NotImplementedError:
-                logger.warning(
-                    "No evaluator found. Use `DefaultTrainer.test(evaluators=)`, "
-                    "or implement its `build_evaluator` method."
-                )
+                logger.warning("No evaluator found: give `evaluators`, or define build_evaluator.")
                 results[name] = {}
                 continue
-            results[name] = inference_on_dataset(model, loader, evaluator)
+            found = results[name] = evaluation.inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
-                assert isinstance(results[name], dict), (
-                    "Evaluator must return a dict on the main process. Got "
-                    f"{results[name]} instead."
-                )
+                assert isinstance(found, dict), f"Evaluator must return a dict. Got {found}."
                 logger.info(f"Evaluation results for {name} in csv format:")
-                print_csv_format(results[name])
+                evaluation.print_csv_format(found)
         return next(iter(results.values())) if len(results) == 1 else results
 
     @staticmethod
@@ -416,16 +348,14 @@ class DefaultTrainer(TrainerBase):
 
         solver.IMS_PER_BATCH = int(round(solver.IMS_PER_BATCH * scale))
         solver.BASE_LR = solver.BASE_LR * scale
-        solver.MAX_ITER = fewer(solver.MAX_ITER)
-        solver.WARMUP_ITERS = fewer(solver.WARMUP_ITERS)
+        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+            solver[key] = fewer(solver[key])
         solver.STEPS = tuple(fewer(step) for step in solver.STEPS)
-        solver.CHECKPOINT_PERIOD = fewer(solver.CHECKPOINT_PERIOD)
         cfg.TEST.EVAL_PERIOD = fewer(cfg.TEST.EVAL_PERIOD)
         solver.REFERENCE_WORLD_SIZE = num_workers
-        logging.getLogger(__name__).info(
-            f"Auto-scaling the config to batch_size={solver.IMS_PER_BATCH}, "
-            f"learning_rate={solver.BASE_LR}, max_iter={solver.MAX_ITER}, "
-            f"warmup={solver.WARMUP_ITERS}."
+        logger.info(
+            f"Auto-scaling the config to batch_size={solver.IMS_PER_BATCH}, learning_rate="
+            f"{solver.BASE_LR}, max_iter={solver.MAX_ITER}, warmup={solver.WARMUP_ITERS}."
         )
         if was_frozen:
             cfg.freeze()

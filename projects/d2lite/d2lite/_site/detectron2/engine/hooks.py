@@ -1,16 +1,13 @@
 """Hooks of the training loop: timing, writing, saving, schedules, evaluation, profiling."""
 
 import datetime
-import itertools
 import logging
 import math
-import operator
 import os
 import time
-from collections import Counter
 
 import torch
-from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
@@ -23,38 +20,28 @@ from detectron2.utils.file_io import PathManager
 
 from .train_loop import HookBase
 
-__all__ = [
-    "AutogradProfiler",
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-    "PreciseBN",
-    "TorchMemoryStats",
-    "TorchProfiler",
-]
+__all__ = ["BestCheckpointer", "CallbackHook", "EvalHook", "IterationTimer", "LRScheduler"]
+__all__ += ["PeriodicCheckpointer", "PeriodicWriter", "PreciseBN", "TorchMemoryStats"]
+__all__ += ["TorchProfiler"]
+
+logger = logging.getLogger(__name__)
 
 
 def _is_last(trainer) -> bool:
     return trainer.iter + 1 == trainer.max_iter
 
 
-def _has_finished(trainer) -> bool:
-    """Whether ``after_train`` runs after a training that did not fail."""
-    return trainer.iter + 1 >= trainer.max_iter
+def _ends_period(trainer, period: int) -> bool:
+    """Whether this is the last of every ``period`` iterations; never, if that is 0."""
+    return period > 0 and (trainer.iter + 1) % period == 0
 
 
 class CallbackHook(HookBase):
     """Calls the given functions with the trainer."""
 
     def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
-        self._before_train = before_train
-        self._after_train = after_train
-        self._before_step = before_step
-        self._after_step = after_step
+        self._before_train, self._after_train = before_train, after_train
+        self._before_step, self._after_step = before_step, after_step
 
     def _call(self, function):
         if function:
@@ -85,8 +72,7 @@ class IterationTimer(HookBase):
     def __init__(self, warmup_iter=3):
         self._warmup_iter = warmup_iter
         self._start_time = time.perf_counter()
-        self._step_timer = Timer()
-        self._total_timer = Timer()
+        self._step_timer, self._total_timer = Timer(), Timer()
 
     def before_train(self):
         self._start_time = time.perf_counter()
@@ -94,20 +80,14 @@ class IterationTimer(HookBase):
         self._total_timer.pause()
 
     def after_train(self):
-        logger = logging.getLogger(__name__)
-        total = time.perf_counter() - self._start_time
+        total = datetime.timedelta(seconds=int(time.perf_counter() - self._start_time))
         in_steps = self._total_timer.seconds()
+        steps = datetime.timedelta(seconds=int(in_steps))
         count = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
-
-        def pretty(seconds):
-            return str(datetime.timedelta(seconds=int(seconds)))
-
         if count > 0 and in_steps > 0:
-            logger.info(
-                f"Overall training speed: {count} iterations in {pretty(in_steps)} "
-                f"({in_steps / count:.4f} s / it)"
-            )
-        logger.info(f"Total training time: {pretty(total)} ({pretty(total - in_steps)} on hooks)")
+            speed = f"{count} iterations in {steps} ({in_steps / count:.4f} s / it)"
+            logger.info(f"Overall training speed: {speed}")
+        logger.info(f"Total training time: {total} ({total - steps} on hooks)")
 
     def before_step(self):
         self._step_timer.reset()
@@ -129,11 +109,10 @@ class PeriodicWriter(HookBase):
     def __init__(self, writers, period=20):
         for writer in writers:
             assert isinstance(writer, EventWriter), writer
-        self._writers = writers
-        self._period = period
+        self._writers, self._period = writers, period
 
     def after_step(self):
-        if (self.trainer.iter + 1) % self._period == 0 or _is_last(self.trainer):
+        if _ends_period(self.trainer, self._period) or _is_last(self.trainer):
             for writer in self._writers:
                 writer.write()
 
@@ -153,7 +132,28 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
         self.step(self.trainer.iter)
 
 
-class BestCheckpointer(HookBase):
+class _Evaluating(HookBase):
+    """Calls `_do_eval` at the end of every period, and after a training that did not fail.
+
+    At the last iteration it waits until training is over, when other hooks have done their part.
+    """
+
+    def __init__(self, period: int, after_train: bool = True):
+        self._period, self._eval_after_train = period, after_train
+
+    def _do_eval(self):
+        raise NotImplementedError
+
+    def after_step(self):
+        if _ends_period(self.trainer, self._period) and not _is_last(self.trainer):
+            self._do_eval()
+
+    def after_train(self):
+        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._do_eval()
+
+
+class BestCheckpointer(_Evaluating):
     """Saves a checkpoint after those evaluations that improve a metric.
 
     Args:
@@ -164,67 +164,27 @@ class BestCheckpointer(HookBase):
         file_prefix: name of the checkpoint.
     """
 
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ) -> None:
-        assert mode in ("max", "min"), (
-            f'Mode "{mode}" to `BestCheckpointer` is unknown. It should be one of {{"max", "min"}}.'
-        )
-        self._logger = logging.getLogger(__name__)
-        self._period = eval_period
-        self._val_metric = val_metric
-        self._compare = operator.gt if mode == "max" else operator.lt
-        self._checkpointer = checkpointer
+    def __init__(self, eval_period, checkpointer, val_metric, mode="max", file_prefix="model_best"):
+        super().__init__(eval_period)
+        assert mode in ("max", "min"), f'Mode "{mode}" is unknown; it must be "max" or "min".'
+        self._sign = 1 if mode == "max" else -1
+        self._checkpointer, self._val_metric = checkpointer, val_metric
         self._file_prefix = file_prefix
-        self.best_metric = None
-        self.best_iter = None
+        self.best_metric = self.best_iter = None
 
-    def _update_best(self, val, iteration):
-        if not math.isfinite(val):
-            return False
-        self.best_metric, self.best_iter = val, iteration
-        return True
-
-    def _best_checking(self):
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
-            self._logger.warning(
-                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
-                "Will not be checkpointing based on it."
-            )
+    def _do_eval(self):
+        metric, iteration = self.trainer.storage.latest().get(self._val_metric, (None, None))
+        if metric is None:
+            logger.warning(f"{self._val_metric} does not seem to be computed: nothing is saved.")
             return
-        metric, iteration = latest
-        before, before_iter = self.best_metric, self.best_iter
-        better = before is None or self._compare(metric, before)
-        if better and self._update_best(metric, iteration):
+        before = f"{self.best_metric} @ iteration {self.best_iter}"
+        better = self.best_metric is None or self._sign * metric > self._sign * self.best_metric
+        if better and math.isfinite(metric):
             self._checkpointer.save(self._file_prefix, iteration=iteration)
-            if before is None:
-                self._logger.info(f"Saved first model at {metric:0.5f} @ {iteration} steps")
-            else:
-                self._logger.info(
-                    f"Saved best model as latest eval score for {self._val_metric} is "
-                    f"{metric:0.5f}, better than last best score {before:0.5f} @ iteration "
-                    f"{before_iter}."
-                )
-        elif before is not None:
-            self._logger.info(
-                f"Not saving as latest eval score for {self._val_metric} is {metric:0.5f}, "
-                f"not better than best score {before:0.5f} @ iteration {before_iter}."
-            )
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._best_checking()
-
-    def after_train(self):
-        if _has_finished(self.trainer):
-            self._best_checking()
+            self.best_metric, self.best_iter = metric, iteration
+            logger.info(f"Saved best model: {self._val_metric} is {metric:0.5f}, was {before}.")
+        else:
+            logger.info(f"Not saved: {self._val_metric} is {metric:0.5f}, the best was {before}.")
 
 
 class LRScheduler(HookBase):
@@ -237,18 +197,13 @@ class LRScheduler(HookBase):
     """
 
     def __init__(self, optimizer=None, scheduler=None):
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
 
     def before_train(self):
         self._optimizer = self._optimizer or self.trainer.optimizer
         if isinstance(self.scheduler, ParamScheduler):
-            self._scheduler = LRMultiplier(
-                self._optimizer,
-                self.scheduler,
-                self.trainer.max_iter,
-                last_iter=self.trainer.iter - 1,
-            )
+            max_iter, last_iter = self.trainer.max_iter, self.trainer.iter - 1
+            self._scheduler = LRMultiplier(self._optimizer, self.scheduler, max_iter, last_iter)
         self._best_param_group_id = LRScheduler.get_best_param_group_id(self._optimizer)
 
     @staticmethod
@@ -258,7 +213,7 @@ class LRScheduler(HookBase):
         if max(sizes) > 1:
             return sizes.index(max(sizes))
         rates = [group["lr"] for group in optimizer.param_groups]
-        return rates.index(Counter(rates).most_common(1)[0][0])
+        return rates.index(max(rates, key=rates.count))
 
     def after_step(self):
         lr = self._optimizer.param_groups[self._best_param_group_id]["lr"]
@@ -270,48 +225,15 @@ class LRScheduler(HookBase):
         return self._scheduler or self.trainer.scheduler
 
     def state_dict(self):
-        if isinstance(self.scheduler, _TorchLRScheduler):
-            return self.scheduler.state_dict()
-        return {}
+        return self.scheduler.state_dict() if isinstance(self.scheduler, _TorchLRScheduler) else {}
 
     def load_state_dict(self, state_dict):
         if isinstance(self.scheduler, _TorchLRScheduler):
-            logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+            logger.info("Loading scheduler from state_dict ...")
             self.scheduler.load_state_dict(state_dict)
 
 
-class _Profiler(HookBase):
-    """Runs a profiler around the iterations for which a predicate of the trainer holds."""
-
-    def __init__(self, enable_predicate, output_dir):
-        self._enable_predicate = enable_predicate
-        self._output_dir = output_dir
-        self._profiler = None
-
-    def _make(self):
-        raise NotImplementedError
-
-    def _export(self):
-        PathManager.mkdirs(self._output_dir)
-        name = f"profiler-trace-iter{self.trainer.iter}.json"
-        self._profiler.export_chrome_trace(
-            PathManager.get_local_path(os.path.join(self._output_dir, name))
-        )
-
-    def before_step(self):
-        if self._enable_predicate(self.trainer):
-            self._profiler = self._make()
-            self._profiler.__enter__()
-
-    def after_step(self):
-        if self._profiler is None:
-            return
-        self._profiler.__exit__(None, None, None)
-        self._export()
-        self._profiler = None
-
-
-class TorchProfiler(_Profiler):
+class TorchProfiler(HookBase):
     """Runs ``torch.profiler.profile`` in chosen iterations.
 
     Args:
@@ -322,20 +244,20 @@ class TorchProfiler(_Profiler):
     """
 
     def __init__(self, enable_predicate, output_dir, *, activities=None, save_tensorboard=True):
-        super().__init__(enable_predicate, output_dir)
-        self._activities = activities
-        self._save_tensorboard = save_tensorboard
+        self._enable_predicate, self._output_dir = enable_predicate, output_dir
+        self._activities, self._save_tensorboard = activities, save_tensorboard
+        self._profiler = None
 
-    def _make(self):
+    def before_step(self):
+        if not self._enable_predicate(self.trainer):
+            return
         on_trace_ready = None
         if self._save_tensorboard:
+            name = f"profiler-tensorboard-iter{self.trainer.iter}"
             on_trace_ready = torch.profiler.tensorboard_trace_handler(
-                os.path.join(
-                    self._output_dir, "log", f"profiler-tensorboard-iter{self.trainer.iter}"
-                ),
-                f"worker{comm.get_rank()}",
+                os.path.join(self._output_dir, "log", name), f"worker{comm.get_rank()}"
             )
-        return torch.profiler.profile(
+        self._profiler = torch.profiler.profile(
             activities=self._activities,
             on_trace_ready=on_trace_ready,
             record_shapes=True,
@@ -343,25 +265,21 @@ class TorchProfiler(_Profiler):
             with_stack=True,
             with_flops=True,
         )
+        self._profiler.__enter__()
 
-    def _export(self):
+    def after_step(self):
+        if self._profiler is None:
+            return
+        self._profiler.__exit__(None, None, None)
         if not self._save_tensorboard:
-            super()._export()
+            PathManager.mkdirs(self._output_dir)
+            name = f"profiler-trace-iter{self.trainer.iter}.json"
+            path = PathManager.get_local_path(os.path.join(self._output_dir, name))
+            self._profiler.export_chrome_trace(path)
+        self._profiler = None
 
 
-class AutogradProfiler(_Profiler):
-    """Runs ``torch.autograd.profiler.profile`` in chosen iterations; writes Chrome's traces."""
-
-    def __init__(self, enable_predicate, output_dir, *, use_cuda=True):
-        super().__init__(enable_predicate, output_dir)
-        self._use_cuda = use_cuda
-
-    def _make(self):
-        device = "cuda" if self._use_cuda and torch.cuda.is_available() else None
-        return torch.autograd.profiler.profile(use_device=device)
-
-
-class EvalHook(HookBase):
+class EvalHook(_Evaluating):
     """Evaluates periodically, and after a training that did not fail.
 
     Args:
@@ -372,9 +290,8 @@ class EvalHook(HookBase):
     """
 
     def __init__(self, eval_period, eval_function, eval_after_train=True):
-        self._period = eval_period
+        super().__init__(eval_period, eval_after_train)
         self._func = eval_function
-        self._eval_after_train = eval_after_train
 
     def _do_eval(self):
         results = self._func()
@@ -385,22 +302,14 @@ class EvalHook(HookBase):
                 try:
                     float(value)
                 except Exception as error:
-                    raise ValueError(
-                        "[EvalHook] eval_function should return a nested dict of float. "
-                        f"Got '{name}: {value}' instead."
-                    ) from error
+                    wanted = "[EvalHook] eval_function should return a nested dict of float."
+                    raise ValueError(f"{wanted} Got '{name}: {value}' instead.") from error
             self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         # The processes may need different times.
         comm.synchronize()
 
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._do_eval()
-
     def after_train(self):
-        if self._eval_after_train and _has_finished(self.trainer):
-            self._do_eval()
+        super().after_train()
         del self._func  # likely a closure over the trainer
 
 
@@ -415,24 +324,15 @@ class PreciseBN(HookBase):
     """
 
     def __init__(self, period, model, data_loader, num_iter):
-        self._logger = logging.getLogger(__name__)
         self._disabled = len(get_bn_modules(model)) == 0
         if self._disabled:
-            self._logger.info(
-                "PreciseBN is disabled because model does not contain BN layers in training mode."
-            )
-            return
-        self._period = period
-        self._model = model
-        self._data_loader = data_loader
-        self._num_iter = num_iter
+            logger.info("PreciseBN is disabled: the model has no BN layers in training mode.")
+        self._period, self._model = period, model
+        self._data_loader, self._num_iter = data_loader, num_iter
         self._data_iter = None
 
     def after_step(self):
-        if self._disabled:
-            return
-        done = self.trainer.iter + 1
-        if _is_last(self.trainer) or (self._period > 0 and done % self._period == 0):
+        if _ends_period(self.trainer, self._period) or _is_last(self.trainer):
             self.update_stats()
 
     def update_stats(self):
@@ -441,21 +341,10 @@ class PreciseBN(HookBase):
             return
         if self._data_iter is None:
             self._data_iter = iter(self._data_loader)
-
-        def batches():
-            for count in itertools.count(1):
-                if count % 100 == 0:
-                    self._logger.info(
-                        f"Running precise-BN ... {count}/{self._num_iter} iterations."
-                    )
-                yield next(self._data_iter)
-
+        # With other batches, so with other statistics every time.
+        logger.info(f"Running precise-BN for {self._num_iter} iterations ...")
         with EventStorage():  # what the model records meanwhile is dropped
-            self._logger.info(
-                f"Running precise-BN for {self._num_iter} iterations...  "
-                "Note that this could produce different statistics every time."
-            )
-            update_bn_stats(self._model, batches(), self._num_iter)
+            update_bn_stats(self._model, self._data_iter, self._num_iter)
 
 
 class TorchMemoryStats(HookBase):
@@ -467,25 +356,22 @@ class TorchMemoryStats(HookBase):
     """
 
     def __init__(self, period=20, max_runs=10):
-        self._logger = logging.getLogger(__name__)
-        self._period = period
-        self._max_runs = max_runs
+        self._period, self._max_runs = period, max_runs
         self._runs = 0
 
     def after_step(self):
         if self._runs > self._max_runs or not torch.cuda.is_available():
             return
-        if (self.trainer.iter + 1) % self._period != 0 and not _is_last(self.trainer):
-            return
-        readings = {
-            "max_reserved_mem": torch.cuda.max_memory_reserved(),
-            "reserved_mem": torch.cuda.memory_reserved(),
-            "max_allocated_mem": torch.cuda.max_memory_allocated(),
-            "allocated_mem": torch.cuda.memory_allocated(),
-        }
-        text = "  ".join(f"{name}: {size / 2**20:.0f}MB" for name, size in readings.items())
-        self._logger.info(f" iter: {self.trainer.iter}  {text}")
-        self._runs += 1
-        if self._runs == self._max_runs:
-            self._logger.info("\n" + torch.cuda.memory_summary())
-        torch.cuda.reset_peak_memory_stats()
+        if _ends_period(self.trainer, self._period) or _is_last(self.trainer):
+            readings = {
+                "max_reserved_mem": torch.cuda.max_memory_reserved(),
+                "reserved_mem": torch.cuda.memory_reserved(),
+                "max_allocated_mem": torch.cuda.max_memory_allocated(),
+                "allocated_mem": torch.cuda.memory_allocated(),
+            }
+            text = "  ".join(f"{name}: {size / 2**20:.0f}MB" for name, size in readings.items())
+            logger.info(f" iter: {self.trainer.iter}  {text}")
+            self._runs += 1
+            if self._runs == self._max_runs:
+                logger.info("\n" + torch.cuda.memory_summary())
+            torch.cuda.reset_peak_memory_stats()

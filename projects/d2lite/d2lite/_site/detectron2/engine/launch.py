@@ -13,11 +13,11 @@ from detectron2.utils import comm
 __all__ = ["DEFAULT_TIMEOUT", "launch"]
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+logger = logging.getLogger(__name__)
 
 
 def _find_free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("", 0))
+    with socket.create_server(("", 0)) as probe:
         return probe.getsockname()[1]
 
 
@@ -49,40 +49,25 @@ def launch(
         assert num_machines == 1, "dist_url=auto not supported in multi-machine jobs."
         dist_url = f"tcp://127.0.0.1:{_find_free_port()}"
     if num_machines > 1 and dist_url.startswith("file://"):
-        logging.getLogger(__name__).warning(
-            "file:// is not a reliable init_method in multi-machine jobs. Prefer tcp://"
-        )
+        logger.warning("file:// is not reliable in multi-machine jobs. Prefer tcp://")
+    job = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
     mp.start_processes(
         _distributed_worker,
         nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        args=(main_func, args, num_gpus_per_machine, machine_rank, job),
         daemon=False,
     )
 
 
-def _distributed_worker(
-    local_rank,
-    main_func,
-    world_size,
-    num_gpus_per_machine,
-    machine_rank,
-    dist_url,
-    args,
-    timeout=DEFAULT_TIMEOUT,
-):
+def _distributed_worker(local_rank, main_func, args, num_gpus_per_machine, machine_rank, job):
+    rank = machine_rank * num_gpus_per_machine + local_rank
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         assert num_gpus_per_machine <= torch.cuda.device_count()
     try:
-        dist.init_process_group(
-            backend="NCCL" if has_gpu else "GLOO",
-            init_method=dist_url,
-            world_size=world_size,
-            rank=machine_rank * num_gpus_per_machine + local_rank,
-            timeout=timeout,
-        )
+        dist.init_process_group("NCCL" if has_gpu else "GLOO", rank=rank, **job)
     except Exception:
-        logging.getLogger(__name__).error(f"Process group URL: {dist_url}")
+        logger.error(f"Process group URL: {job['init_method']}")
         raise
     comm.create_local_process_group(num_gpus_per_machine)
     if has_gpu:

@@ -1,18 +1,20 @@
 """Training loops: one that knows only hooks, and the common ones around it."""
 
-import concurrent.futures
 import logging
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DataParallel
 
 import detectron2.utils.comm as comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
 __all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
+
+logger = logging.getLogger(__name__)
 
 
 class HookBase:
@@ -21,21 +23,22 @@ class HookBase:
     trainer: "TrainerBase" = None
 
     def before_train(self):
-        pass
+        """Before the first iteration, with the event storage open."""
 
     def after_train(self):
-        pass
+        """After the last iteration, and after an error too."""
 
     def before_step(self):
-        pass
+        """At the start of every iteration."""
 
     def after_backward(self):
-        pass
+        """In every iteration, when the gradients are there and the update is not done yet."""
 
     def after_step(self):
-        pass
+        """At the end of every iteration."""
 
     def state_dict(self):
+        """What a checkpoint keeps; a hook with any also has ``load_state_dict``."""
         return {}
 
 
@@ -51,10 +54,7 @@ class TrainerBase:
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
-        self.iter: int = 0
-        self.start_iter: int = 0
-        self.max_iter: int
-        self.storage: EventStorage
+        self.iter = self.start_iter = 0
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
         """Append hooks, in their order of execution; None is skipped."""
@@ -67,7 +67,6 @@ class TrainerBase:
 
     def train(self, start_iter: int, max_iter: int):
         """Run iterations ``start_iter .. max_iter - 1``; ``after_train`` runs even on errors."""
-        logger = logging.getLogger(__name__)
         logger.info(f"Starting training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
@@ -112,15 +111,11 @@ class TrainerBase:
 
     def state_dict(self):
         """Iteration and, by class name, what the hooks want kept (the first of each class)."""
-        state: dict = {"iteration": self.iter}
-        kept: dict = {}
+        kept: dict[str, dict] = {}
         for hook in self._hooks:
-            name, hook_state = type(hook).__qualname__, hook.state_dict()
-            if hook_state:
-                kept.setdefault(name, hook_state)
-        if kept:
-            state["hooks"] = kept
-        return state
+            if hook_state := hook.state_dict():
+                kept.setdefault(type(hook).__qualname__, hook_state)
+        return {"iteration": self.iter, **({"hooks": kept} if kept else {})}
 
     def load_state_dict(self, state_dict):
         """Inverse of `state_dict`; the state of a hook that is not registered is ignored."""
@@ -128,9 +123,7 @@ class TrainerBase:
         for name, hook_state in state_dict.get("hooks", {}).items():
             hook = next((h for h in self._hooks if type(h).__qualname__ == name), None)
             if hook is None:
-                logging.getLogger(__name__).warning(
-                    f"Cannot find the hook '{name}', its state_dict is ignored."
-                )
+                logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
             else:
                 hook.load_state_dict(hook_state)
 
@@ -158,42 +151,28 @@ class SimpleTrainer(TrainerBase):
     ):
         super().__init__()
         model.train()
-        self.model = model
-        self.data_loader = data_loader
-        self.optimizer = optimizer
+        self.model, self.data_loader, self.optimizer = model, data_loader, optimizer
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
         self.async_write_metrics = async_write_metrics
         self._data_loader_iter_obj = None
         # One worker keeps the metrics in the order of their iterations.
-        self.concurrent_executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self.concurrent_executor = ThreadPoolExecutor(max_workers=1)
 
     def run_step(self):
-        assert self.model.training, "[SimpleTrainer] model was changed to eval mode!"
-        data, data_time = self._next_batch()
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        losses, loss_dict = self._total(self.model(data))
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        losses.backward()
-        self.after_backward()
-        self._report(loss_dict, data_time)
-        self.optimizer.step()
-
-    def _next_batch(self):
+        assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
-        return data, time.perf_counter() - start
-
-    @staticmethod
-    def _total(output):
-        """The loss to differentiate and the losses to report."""
-        if isinstance(output, torch.Tensor):
-            return output, {"total_loss": output}
-        return sum(output.values()), output
-
-    def _report(self, loss_dict, data_time):
+        data_time = time.perf_counter() - start
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        loss_dict = self._forward(data)
+        if isinstance(loss_dict, torch.Tensor):
+            loss_dict = {"total_loss": loss_dict}
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self._backward(sum(loss_dict.values()))
+        self.after_backward()
         if self.async_write_metrics:
             # The iteration is fixed now: the loop may be further when the thread gets to it.
             self.concurrent_executor.submit(
@@ -201,6 +180,16 @@ class SimpleTrainer(TrainerBase):
             )
         else:
             self._write_metrics(loss_dict, data_time)
+        self._update()
+
+    def _forward(self, data):
+        return self.model(data)
+
+    def _backward(self, loss):
+        loss.backward()
+
+    def _update(self):
+        self.optimizer.step()
 
     @property
     def _data_loader_iter(self):
@@ -216,12 +205,11 @@ class SimpleTrainer(TrainerBase):
 
     def _write_metrics(self, loss_dict, data_time, prefix="", iter=None):
         step = self.iter if iter is None else iter
-        if (step + 1) % self.gather_metric_period != 0:
-            return
         try:
-            SimpleTrainer.write_metrics(loss_dict, data_time, step, prefix)
+            if (step + 1) % self.gather_metric_period == 0:
+                SimpleTrainer.write_metrics(loss_dict, data_time, step, prefix)
         except Exception:
-            logging.getLogger(__name__).exception("Exception in writing metrics: ")
+            logger.exception("Exception in writing metrics: ")
             raise
 
     @staticmethod
@@ -284,36 +272,27 @@ class AMPTrainer(SimpleTrainer):
         async_write_metrics=False,
     ):
         unsupported = "AMPTrainer does not support single-process multi-device training!"
-        if isinstance(model, DistributedDataParallel):
-            assert not (model.device_ids and len(model.device_ids) > 1), unsupported
         assert not isinstance(model, DataParallel), unsupported
-        super().__init__(
-            model,
-            data_loader,
-            optimizer,
-            gather_metric_period,
-            zero_grad_before_forward,
-            async_write_metrics,
-        )
+        super().__init__(model, data_loader, optimizer, gather_metric_period)
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self.async_write_metrics = async_write_metrics
         self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
+        self.precision, self.log_grad_scaler = precision, log_grad_scaler
 
     def run_step(self):
-        assert self.model.training, "[AMPTrainer] model was changed to eval mode!"
         assert torch.cuda.is_available(), "[AMPTrainer] CUDA is required for AMP training!"
-        data, data_time = self._next_batch()
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
+        super().run_step()
+
+    def _forward(self, data):
         with torch.autocast("cuda", dtype=self.precision):
-            losses, loss_dict = self._total(self.model(data))
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self.grad_scaler.scale(losses).backward()
+            return self.model(data)
+
+    def _backward(self, loss):
+        self.grad_scaler.scale(loss).backward()
         if self.log_grad_scaler:
             get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
-        self.after_backward()
-        self._report(loss_dict, data_time)
+
+    def _update(self):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
