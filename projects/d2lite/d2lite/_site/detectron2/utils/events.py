@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from functools import cached_property
 
+import numpy as np
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
@@ -53,11 +54,10 @@ class EventStorage:
             AssertionError: the name was recorded with another hint before.
         """
         name = self._prefix + name
-        hint = self._smoothed.setdefault(name, smoothing_hint)
-        entry = (float(value), self._iter if cur_iter is None else cur_iter)
-        self._history[name].update(*entry)
-        self._latest[name] = entry
-        assert hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
+        self._latest[name] = float(value), self._iter if cur_iter is None else cur_iter
+        self._history[name].update(*self._latest[name])
+        same = self._smoothed.setdefault(name, smoothing_hint) == smoothing_hint
+        assert same, f"Scalar {name} was put with a different smoothing_hint!"
 
     def put_scalars(self, *, smoothing_hint=True, cur_iter=None, **kwargs):
         """Record several values, given as keywords, with one hint."""
@@ -72,14 +72,11 @@ class EventStorage:
         """Keep the histogram of a one-dimensional tensor for the TensorBoard writer."""
         low, high = hist_tensor.min().item(), hist_tensor.max().item()
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float32)
+        sums = float(hist_tensor.sum()), float(hist_tensor.square().sum())
         histogram = {"tag": hist_name, "min": low, "max": high, "num": len(hist_tensor)}
-        histogram |= {
-            "sum": float(hist_tensor.sum()),
-            "sum_squares": float(hist_tensor.square().sum()),
-            "bucket_limits": edges[1:].tolist(),
-            "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
-            "global_step": self._iter,
-        }
+        histogram |= {"sum": sums[0], "sum_squares": sums[1], "global_step": self._iter}
+        histogram["bucket_limits"] = edges[1:].tolist()
+        histogram["bucket_counts"] = torch.histc(hist_tensor, bins=bins).tolist()
         self._histograms.append(histogram)
 
     def history(self, name):
@@ -100,14 +97,15 @@ class EventStorage:
         """The last (value, iteration) of every scalar."""
         return self._latest
 
+    def _median(self, name, window_size):
+        return self._history[name].median(self.count_samples(name, window_size))
+
     def latest_with_smoothing_hint(self, window_size=20):
         """As `latest`, but the median over the window where the scalar's hint asks for one."""
-        result = dict(self._latest)
-        for name, (_, iteration) in self._latest.items():
-            if self._smoothed[name]:
-                window = self.count_samples(name, window_size)
-                result[name] = self._history[name].median(window), iteration
-        return result
+        return {
+            name: (self._median(name, window_size) if self._smoothed[name] else value, iteration)
+            for name, (value, iteration) in self._latest.items()
+        }
 
     def count_samples(self, name, window_size=20):
         """Number of values of a scalar in the last ``window_size`` iterations before its newest."""
@@ -170,27 +168,33 @@ class EventWriter:
         pass
 
 
-def _unwritten(storage, window_size: int, last_write: int):
-    """Scalars recorded after an iteration, as (name, value, iteration)."""
-    latest = storage.latest_with_smoothing_hint(window_size)
-    return [(k, value, step) for k, (value, step) in latest.items() if step > last_write]
+class _ScalarWriter(EventWriter):
+    """Base of writers that write every value once."""
+
+    def __init__(self, window_size):
+        self._window_size, self._last_write = window_size, -1
+
+    def _unwritten(self, storage):
+        """(name, value, iteration) of scalars of later iterations than those of the last call."""
+        latest = storage.latest_with_smoothing_hint(self._window_size)
+        new = [(name, *entry) for name, entry in latest.items() if entry[1] > self._last_write]
+        self._last_write = max((step for *_, step in new), default=self._last_write)
+        return new
 
 
-class JSONWriter(EventWriter):
+class JSONWriter(_ScalarWriter):
     """Appends one JSON object per iteration that has new scalars to a file."""
 
     def __init__(self, json_file, window_size=20):
+        super().__init__(window_size)
         self._file_handle = PathManager.open(json_file, "a")
-        self._window_size = window_size
-        self._last_write = -1
 
     def write(self):
-        rows, storage = {}, get_event_storage()
-        for name, value, step in _unwritten(storage, self._window_size, self._last_write):
+        rows = {}
+        for name, value, step in self._unwritten(get_event_storage()):
             rows.setdefault(step, {"iteration": step})[name] = value
         for step in sorted(rows):
             self._file_handle.write(json.dumps(rows[step], sort_keys=True) + "\n")
-            self._last_write = step
         self._file_handle.flush()
         with contextlib.suppress(AttributeError):  # remote files have no descriptor
             os.fsync(self._file_handle.fileno())
@@ -199,13 +203,12 @@ class JSONWriter(EventWriter):
         self._file_handle.close()
 
 
-class TensorboardXWriter(EventWriter):
+class TensorboardXWriter(_ScalarWriter):
     """Writes scalars, images and histograms as TensorBoard events."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
-        self._window_size = window_size
+        super().__init__(window_size)
         self._writer_args = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
 
     @cached_property
     def _writer(self):
@@ -215,15 +218,13 @@ class TensorboardXWriter(EventWriter):
 
     def write(self):
         storage = get_event_storage()
-        written = self._last_write
-        for name, value, step in _unwritten(storage, self._window_size, written):
-            self._writer.add_scalar(name, value, step)
-            self._last_write = max(self._last_write, step)
+        for scalar in self._unwritten(storage):
+            self._writer.add_scalar(*scalar)
         for image in storage._vis_data:
             self._writer.add_image(*image)
-        storage.clear_images()
         for histogram in storage._histograms:
             self._writer.add_histogram_raw(**histogram)
+        storage.clear_images()
         storage.clear_histograms()
 
     def close(self):
@@ -236,54 +237,43 @@ class CommonMetricPrinter(EventWriter):
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20):
         self.logger = logging.getLogger("detectron2.utils.events")
-        self._max_iter = max_iter
-        self._window_size = window_size
+        self._max_iter, self._window_size = max_iter, window_size
         self._last_write: tuple[int, float] | None = None  # (iteration, seconds)
 
-    def _get_eta(self, storage) -> str | None:
+    def _get_eta(self, storage) -> str:
+        """The words on the time left; none where it isn't known."""
         if self._max_iter is None:
             return ""
         left = self._max_iter - storage.iter - 1
-        try:
+        if "time" in storage.histories():
             seconds = storage.history("time").median(1000) * left
-        except KeyError:  # without an IterationTimer, the time between two writes must do
-            previous, now = self._last_write, (storage.iter, time.perf_counter())
-            self._last_write = now
-            if previous is None or previous[0] == now[0]:
-                return None
-            seconds = (now[1] - previous[1]) / (now[0] - previous[0]) * left
-        else:
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-        return str(datetime.timedelta(seconds=int(seconds)))
-
-    def _medians(self, storage, mark: str) -> str:
-        return "  ".join(
-            f"{name}: {history.median(storage.count_samples(name, self._window_size)):.4g}"
-            for name, history in storage.histories().items()
-            if mark in name
-        )
-
-    def _times(self, storage) -> str:
-        known, text = storage.histories(), ""
-        for name in ("time", "data_time"):
-            if history := known.get(name):
-                window = storage.count_samples(name, self._window_size)
-                average = history.global_avg() if name == "time" else history.avg(window)
-                text += f"{name}: {average:.4f}  last_{name}: {history.latest():.4f}  "
-        return text
+        else:  # without an IterationTimer, the time between two writes must do
+            previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
+            if previous is None or previous[0] == storage.iter:
+                return ""
+            iterations, elapsed = np.subtract(self._last_write, previous)
+            seconds = elapsed / iterations * left
+        return f"eta: {datetime.timedelta(seconds=int(seconds))}  "
 
     def write(self):
-        storage = get_event_storage()
+        storage, window = get_event_storage(), self._window_size
         if storage.iter == self._max_iter:
             return  # training is over: what comes now is not progress
-        known = storage.histories()
+        eta, known = self._get_eta(storage), storage.histories()
+        losses, metrics = (
+            "  ".join(f"{k}: {storage._median(k, window):.4g}" for k in known if mark in k)
+            for mark in ("loss", "[metric]")
+        )
+        times = ""
+        for name in ("time", "data_time"):
+            if history := known.get(name):
+                recent = history.avg(storage.count_samples(name, window))
+                average = history.global_avg() if name == "time" else recent
+                times += f"{name}: {average:.4f}  last_{name}: {history.latest():.4f}  "
         lr = f"{known['lr'].latest():.5g}" if "lr" in known else "N/A"
-        eta = self._get_eta(storage)
-        memory = ""
-        if torch.cuda.is_available():
-            memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
+        memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
+        memory = memory if torch.cuda.is_available() else ""
         self.logger.info(
-            f" {f'eta: {eta}  ' if eta else ''}iter: {storage.iter}"
-            f"  {self._medians(storage, 'loss')}  {self._medians(storage, '[metric]')}"
-            f"  {self._times(storage)} lr: {lr}  {memory}"
+            f" {eta}iter: {storage.iter}  {losses}  {metrics}  {times} lr: {lr}  {memory}"
         )

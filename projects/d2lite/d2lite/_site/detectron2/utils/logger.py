@@ -26,13 +26,12 @@ _LOG_TIMER = {}
 class _ColorfulFormatter(logging.Formatter):
     """Abbreviates the root logger's name and marks warnings and errors in red."""
 
-    def __init__(self, *args, root_name: str, abbrev_name: str, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._root_name = root_name + "."
-        self._abbrev_name = abbrev_name + "." if abbrev_name else ""
+    def __init__(self, root_name: str, abbrev_name: str):
+        super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", _DATE)
+        self._names = f"{root_name}.", abbrev_name and f"{abbrev_name}."
 
     def formatMessage(self, record):
-        record.name = record.name.replace(self._root_name, self._abbrev_name)
+        record.name = record.name.replace(*self._names)
         text, attrs = _PREFIXES.get(record.levelno, ("", None))
         prefix = colored(text, "red", attrs=attrs) + " " if text else ""
         return prefix + super().formatMessage(record)
@@ -64,30 +63,24 @@ def setup_logger(
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = enable_propagation
-    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE)
+    if abbrev_name is None:
+        abbrev_name = "d2" if name == "detectron2" else name
+    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE)
+    targets = []
     if configure_stdout and distributed_rank == 0:
-        default = "d2" if name == "detectron2" else name
-        colorful = _ColorfulFormatter(
-            colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s",
-            datefmt=_DATE,
-            root_name=name,
-            abbrev_name=str(default if abbrev_name is None else abbrev_name),
-        )
-        _add_handler(logger, sys.stdout, colorful if color else plain)
+        targets.append((sys.stdout, _ColorfulFormatter(name, abbrev_name) if color else plain))
     if output is not None:
         is_file = output.endswith((".txt", ".log"))
         filename = output if is_file else os.path.join(output, "log.txt")
         filename += f".rank{distributed_rank}" if distributed_rank > 0 else ""
         PathManager.mkdirs(os.path.dirname(filename) or ".")
-        _add_handler(logger, _cached_log_stream(filename), plain)
+        targets.append((_cached_log_stream(filename), plain))
+    for stream, formatter in targets:
+        handler = logging.StreamHandler(stream)
+        handler.setLevel(logging.DEBUG)
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
     return logger
-
-
-def _add_handler(logger: logging.Logger, stream, formatter: logging.Formatter) -> None:
-    handler = logging.StreamHandler(stream)
-    handler.setLevel(logging.DEBUG)
-    handler.setFormatter(formatter)
-    logger.addHandler(handler)
 
 
 @functools.cache  # loggers of several names can share a file
@@ -138,7 +131,7 @@ def log_every_n_seconds(lvl: int, msg: str, n: int = 1, *, name: str | None = No
     """Log from the same line at most once in `n` seconds."""
     module, key = _find_caller()
     now = time.time()
-    if key not in _LOG_TIMER or now - _LOG_TIMER[key] >= n:
+    if now - _LOG_TIMER.get(key, -float("inf")) >= n:
         logging.getLogger(name or module).log(lvl, msg)
         _LOG_TIMER[key] = now
 
