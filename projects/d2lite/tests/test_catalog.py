@@ -79,15 +79,6 @@ def test_missing_metadata(name):
     assert not hasattr(meta, "thing_classes")
 
 
-def test_renamed_metadata(name):
-    meta = MetadataCatalog.get(name)
-    meta.class_names = ["a"]
-    assert meta.thing_classes == ["a"] == meta.class_names
-    assert "class_names" not in meta.as_dict()
-    with pytest.raises(AssertionError):
-        meta.class_names = ["b"]
-
-
 @pytest.mark.parametrize(
     "clone", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )

@@ -108,22 +108,13 @@ def test_formats(entry):
     assert mapper(image_format="L")(entry)["image"].shape == (1, 20, 30)
 
 
-def test_proposals(entry):
-    entry["proposal_boxes"] = np.array([[0.0, 0, 5, 5], [1, 1, 6, 6]])
-    entry["proposal_bbox_mode"] = BoxMode.XYXY_ABS
-    entry["proposal_objectness_logits"] = np.array([2.0, 1.0])
-    for is_train in (True, False):
-        out = mapper(is_train, precomputed_proposal_topk=1)(entry)
-        assert out["proposals"].proposal_boxes.tensor.tolist() == [[0, 0, 5, 5]]
-        assert "proposal_boxes" not in out
-
-
-def test_wrong_sizes_and_keypoints(entry):
+def test_wrong_sizes_keypoints_and_proposals(entry):
     entry["width"] = 31
     with pytest.raises(SizeMismatchError, match="image.png"):
         mapper()(entry)
-    with pytest.raises(NotImplementedError, match="keypoints"):
-        mapper(use_keypoint=True)
+    for arguments in ({"use_keypoint": True}, {"precomputed_proposal_topk": 3}):
+        with pytest.raises(NotImplementedError, match="keypoints and precomputed proposals"):
+            mapper(**arguments)
 
 
 def test_from_config(entry):
@@ -133,7 +124,7 @@ def test_from_config(entry):
     cfg.INPUT.RANDOM_FLIP = "none"
     train = DatasetMapper(cfg)
     assert train.is_train and train.use_instance_mask and not train.recompute_boxes
-    assert train.image_format == "BGR" and train.proposal_topk is None
+    assert train.image_format == "BGR"
     assert train(entry)["image"].shape == (3, 40, 60)
     cfg.INPUT.CROP.ENABLED = True
     cropping = DatasetMapper(cfg, True)
@@ -142,4 +133,5 @@ def test_from_config(entry):
     test = DatasetMapper(cfg, is_train=False)
     assert not test.is_train and len(test.augmentations.augs) == 1
     cfg.MODEL.LOAD_PROPOSALS = True
-    assert DatasetMapper(cfg, False).proposal_topk == cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
+    with pytest.raises(NotImplementedError):
+        DatasetMapper(cfg, False)

@@ -217,22 +217,6 @@ def test_filter_empty_instances():
         utils.filter_empty_instances(instances, by_box=False, by_mask=False)
 
 
-def test_proposals():
-    entry = {
-        "proposal_boxes": np.array([[0.0, 0, 4, 4], [0, 0, 0, 5], [2, 2, 9, 9], [1, 1, 2, 2]]),
-        "proposal_bbox_mode": BoxMode.XYXY_ABS,
-        "proposal_objectness_logits": np.array([3.0, 2, 1, 0]),
-    }
-    tfms = T.TransformList([T.ResizeTransform(10, 10, 20, 20)])
-    utils.transform_proposals(entry, (16, 20), tfms, proposal_topk=2)
-    assert set(entry) == {"proposals"}
-    assert entry["proposals"].proposal_boxes.tensor.tolist() == [[0, 0, 8, 8], [4, 4, 18, 16]]
-    assert entry["proposals"].objectness_logits.tolist() == [3, 1]
-    nothing = {}
-    utils.transform_proposals(nothing, (16, 20), tfms, proposal_topk=2)
-    assert nothing == {}
-
-
 def test_crop_around_an_instance():
     np.random.seed(0)
     instance = annotation(bbox=[30.0, 20, 10, 4])

@@ -206,15 +206,6 @@ def test_dataset_dicts_of_datasets(registered):
     assert isinstance(joined, ConcatDataset) and list(joined) == [1, 2, 3]
 
 
-def test_few_keypoints(registered):
-    few = entry(0, 0)
-    few["annotations"][0]["keypoints"] = [1, 1, 2, 1, 1, 0]
-    many = entry(1, 0)
-    many["annotations"][0]["keypoints"] = [1, 1, 2, 1, 1, 1]
-    dicts = get_detection_dataset_dicts(registered([few, many]), min_keypoints=2)
-    assert [x["image_id"] for x in dicts] == [1]
-
-
 def test_histogram(caplog):
     names = ["a", "a name that is too long", "c", "d"]
     dicts = [entry(0, 0, 1, 1), entry(1, 3), entry(2, 2, crowd=1)]
@@ -231,9 +222,10 @@ def test_histogram(caplog):
     print_instances_class_histogram([], ["a"])
 
 
-def test_files_of_proposals_are_refused(registered, cfg):
-    with pytest.raises(NotImplementedError, match="proposals are not part of d2lite"):
-        get_detection_dataset_dicts(registered([entry(0, 1)]), proposal_files=["x.pkl"])
+def test_keypoints_and_proposals_are_refused(registered, cfg):
+    for arguments in ({"proposal_files": ["x.pkl"]}, {"min_keypoints": 1}):
+        with pytest.raises(NotImplementedError, match="keypoints .*are not part of d2lite"):
+            get_detection_dataset_dicts(registered([entry(0, 1)]), **arguments)
     cfg.MODEL.LOAD_PROPOSALS = True
     for build in (build_detection_train_loader, build_detection_test_loader):
         names = cfg.DATASETS.TEST if build is build_detection_test_loader else ()

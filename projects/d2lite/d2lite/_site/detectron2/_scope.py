@@ -37,28 +37,28 @@ _MODULES = frozenset(
 )
 # Names that d2lite leaves out of the modules that it has.
 _NAMES = frozenset(
-    """annotations_to_instances_rotated AnyNet ASPP AutogradProfiler BaseKeypointRCNNHead BasicBlock
-    BasicStem batched_nms_rotated BottleneckBlock Box2BoxTransformRotated build_keypoint_head
-    build_resnet_backbone build_resnet_fpn_backbone build_retinanet_resnet_fpn_backbone
-    CascadeROIHeads CITYSCAPES_CATEGORIES CityscapesEvaluator CityscapesInstanceEvaluator
-    CityscapesSemSegEvaluator COCO_PERSON_KEYPOINT_FLIP_MAP COCO_PERSON_KEYPOINT_NAMES COCOeval_opt
-    create_keypoint_hflip_indices CycleBatchNormList DataLoaderBenchmark deform_conv
-    DeformBottleneckBlock DeformConv DenseDetector downgrade_config fast_rcnn_inference_rotated
-    fast_rcnn_inference_single_image_rotated FCOS FCOSHead find_top_rrpn_proposals
-    get_fed_loss_cls_weights get_lvis_instances_meta get_vit_lr_decay_rate heatmaps_to_keypoints
-    HFlip_rotated_box iter_benchmark KEYPOINT_CONNECTION_RULES keypoint_rcnn_inference
-    keypoint_rcnn_loss Keypoints KRCNNConvDeconvUpsampleHead load_cityscapes_instances
-    load_cityscapes_panoptic load_cityscapes_semantic load_lvis_json load_proposals_into_dataset
-    load_voc_instances LVISEvaluator make_stage MMDetBackbone MMDetDetector modulated_deform_conv
-    ModulatedDeformConv MViT nms_rotated pairwise_iou_rotated PascalVOCDetectionEvaluator
-    paste_mask_in_image_old permute_to_N_HWA_K register_all_cityscapes
-    register_all_cityscapes_panoptic register_all_lvis register_all_pascal_voc
-    register_lvis_instances register_pascal_voc RegNet Res5ROIHeads Resize_rotated_box ResNet
-    ResNetBlockBase RetinaNet RetinaNetHead roi_align_rotated ROI_KEYPOINT_HEAD_REGISTRY
-    ROIAlignRotated RotatedAnchorGenerator RotatedBoxes RotatedCOCOeval RotatedCOCOEvaluator
-    RotatedFastRCNNOutputLayers RROIHeads RRPN select_proposals_with_visible_keypoints
-    SimpleFeaturePyramid SwinTransformer transform_keypoint_annotations transform_proposals upgrade_config
-    ViT""".split()
+    """annotations_to_instances_rotated AnyNet ASPP AutogradProfiler BaseKeypointRCNNHead
+    BasicBlock BasicStem batched_nms_rotated BottleneckBlock Box2BoxTransformRotated
+    build_keypoint_head build_resnet_backbone build_resnet_fpn_backbone
+    build_retinanet_resnet_fpn_backbone CascadeROIHeads CITYSCAPES_CATEGORIES CityscapesEvaluator
+    CityscapesInstanceEvaluator CityscapesSemSegEvaluator COCO_PERSON_KEYPOINT_FLIP_MAP
+    COCO_PERSON_KEYPOINT_NAMES COCOeval_opt create_keypoint_hflip_indices CycleBatchNormList
+    DataLoaderBenchmark deform_conv DeformBottleneckBlock DeformConv DenseDetector downgrade_config
+    fast_rcnn_inference_rotated fast_rcnn_inference_single_image_rotated FCOS FCOSHead
+    filter_images_with_few_keypoints find_top_rrpn_proposals get_fed_loss_cls_weights
+    get_lvis_instances_meta get_vit_lr_decay_rate heatmaps_to_keypoints HFlip_rotated_box
+    iter_benchmark KEYPOINT_CONNECTION_RULES keypoint_rcnn_inference keypoint_rcnn_loss Keypoints
+    KRCNNConvDeconvUpsampleHead load_cityscapes_instances load_cityscapes_panoptic
+    load_cityscapes_semantic load_lvis_json load_proposals_into_dataset load_voc_instances
+    LVISEvaluator make_stage MMDetBackbone MMDetDetector modulated_deform_conv ModulatedDeformConv
+    MViT nms_rotated pairwise_iou_rotated PascalVOCDetectionEvaluator paste_mask_in_image_old
+    permute_to_N_HWA_K register_all_cityscapes register_all_cityscapes_panoptic register_all_lvis
+    register_all_pascal_voc register_lvis_instances register_pascal_voc RegNet Res5ROIHeads
+    Resize_rotated_box ResNet ResNetBlockBase RetinaNet RetinaNetHead roi_align_rotated
+    ROI_KEYPOINT_HEAD_REGISTRY ROIAlignRotated RotatedAnchorGenerator RotatedBoxes RotatedCOCOeval
+    RotatedCOCOEvaluator RotatedFastRCNNOutputLayers RROIHeads RRPN
+    select_proposals_with_visible_keypoints SimpleFeaturePyramid SwinTransformer
+    transform_keypoint_annotations transform_proposals upgrade_config ViT""".split()
 )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 import torch.utils.data as torchdata
 from tabulate import tabulate
-from termcolor import colored
 
 from detectron2.config import configurable
 from detectron2.utils.comm import get_world_size
@@ -20,7 +19,7 @@ from . import samplers
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
-from .detection_utils import check_metadata_consistency
+from .detection_utils import OUT_OF_SCOPE, check_metadata_consistency
 
 __all__ = ["build_batch_data_loader", "build_detection_train_loader", "build_detection_test_loader"]
 __all__ += ["get_detection_dataset_dicts", "print_instances_class_histogram"]
@@ -28,30 +27,12 @@ __all__ += ["get_detection_dataset_dicts", "print_instances_class_histogram"]
 logger = logging.getLogger(__name__)
 
 
-def _with_usable_annotations(dataset_dicts: list[dict], usable: Callable, what: str) -> list[dict]:
-    kept = [x for x in dataset_dicts if usable(x["annotations"])]
-    removed = len(dataset_dicts) - len(kept)
-    logger.info(f"Removed {removed} images with {what}. {len(kept)} images left.")
-    return kept
-
-
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
     """Leave out images without any annotation that is not a crowd."""
-
-    def usable(annotations: list[dict]) -> bool:
-        return any(x.get("iscrowd", 0) == 0 for x in annotations)
-
-    return _with_usable_annotations(dataset_dicts, usable, "no usable annotations")
-
-
-def filter_images_with_few_keypoints(dataset_dicts: list, min_keypoints_per_image: int) -> list:
-    """Leave out images with fewer labelled keypoints than ``min_keypoints_per_image``."""
-
-    def usable(annotations: list[dict]) -> bool:
-        labelled = (v > 0 for x in annotations for v in x.get("keypoints", ())[2::3])
-        return sum(labelled) >= min_keypoints_per_image
-
-    return _with_usable_annotations(dataset_dicts, usable, "too few keypoints")
+    kept = [x for x in dataset_dicts if any(not a.get("iscrowd", 0) for a in x["annotations"])]
+    removed = len(dataset_dicts) - len(kept)
+    logger.info(f"Removed {removed} images with no usable annotations. {len(kept)} images left.")
+    return kept
 
 
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]) -> None:
@@ -79,8 +60,8 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
     rows = itertools.zip_longest(*[cells[i::columns] for i in range(columns)])
     headers = ["category", "#instances"] * (columns // 2)
     table = tabulate(rows, headers, tablefmt="pipe", numalign="left", stralign="center")
-    message = f"Distribution of instances among all {num_classes} categories:\n"
-    log_first_n(logging.INFO, message + colored(table, "cyan"), key="message")
+    message = f"Distribution of instances among all {num_classes} categories:\n{table}"
+    log_first_n(logging.INFO, message, key="message")
 
 
 def get_detection_dataset_dicts(
@@ -91,7 +72,7 @@ def get_detection_dataset_dicts(
     Args:
         names: one or several names.
         filter_empty: leave out images without an annotation that is not a crowd.
-        min_keypoints: leave out images with fewer labelled keypoints, if positive.
+        min_keypoints: keypoints are not part of d2lite; has to be 0.
         proposal_files: files of precomputed proposals are not part of d2lite; has to be None.
         check_consistency: the data sets must agree on "thing_classes".
 
@@ -102,14 +83,12 @@ def get_detection_dataset_dicts(
     Raises:
         KeyError: a name is not registered.
         AssertionError: there are no names, or no data.
-        NotImplementedError: there are files of proposals.
+        NotImplementedError: keypoints or proposals are asked for.
     """
     names = [names] if isinstance(names, str) else names
     assert len(names), names
-    if proposal_files is not None:
-        raise NotImplementedError(
-            "precomputed proposals are not part of d2lite: install detectron2"
-        )
+    if min_keypoints > 0 or proposal_files is not None:
+        raise NotImplementedError(OUT_OF_SCOPE)
     datasets = [DatasetCatalog.get(name) for name in names]
     if isinstance(datasets[0], torchdata.Dataset):
         return torchdata.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
@@ -120,8 +99,6 @@ def get_detection_dataset_dicts(
     has_instances = "annotations" in dataset_dicts[0]
     if filter_empty and has_instances:
         dataset_dicts = filter_images_with_only_crowd_annotations(dataset_dicts)
-    if min_keypoints > 0 and has_instances:
-        dataset_dicts = filter_images_with_few_keypoints(dataset_dicts, min_keypoints)
     if check_consistency and has_instances:
         try:
             class_names = MetadataCatalog.get(names[0]).thing_classes

@@ -1,12 +1,9 @@
 """Global tables from a data set's name to its loader and to what is known about its classes."""
 
-import logging
 import types
 from collections import UserDict
 from collections.abc import Callable
 from typing import Any
-
-from detectron2.utils.logger import log_first_n
 
 __all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
 
@@ -15,7 +12,7 @@ class _Catalog(UserDict):
     """Maps names to entries; see the subclasses for what ``get`` returns."""
 
     def list(self) -> list[str]:
-        return list(self.keys())
+        return [*self]
 
     def remove(self, name: str) -> None:
         self.pop(name)
@@ -68,21 +65,7 @@ class Metadata(types.SimpleNamespace):
 
     name: str = "N/A"
 
-    _RENAMED = {
-        "class_names": "thing_classes",
-        "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
-        "stuff_class_names": "stuff_classes",
-    }
-
-    def _current_name(self, key: str) -> str:
-        name = self._RENAMED.get(key, key)
-        if name != key:
-            log_first_n(logging.WARNING, f"Metadata '{key}' was renamed to '{name}'!", n=10)
-        return name
-
     def __getattr__(self, key: str) -> Any:
-        if key in self._RENAMED:
-            return getattr(self, self._current_name(key))
         # "name" alone means that nobody has described this data set yet.
         known = (
             f"Available keys are {[*vars(self)]}" if len(vars(self)) > 1 else "metadata is empty"
@@ -91,7 +74,6 @@ class Metadata(types.SimpleNamespace):
         raise AttributeError(f"{message}. {known}.")
 
     def __setattr__(self, key: str, val: Any) -> None:
-        key = self._current_name(key)
         if not hasattr(self, key):
             return super().__setattr__(key, val)
         old, what = getattr(self, key), f"Attribute '{key}' in the metadata of '{self.name}'"

@@ -22,12 +22,10 @@ logger = logging.getLogger(__name__)
 def _shard_iterator_dataloader_worker(iterable: Iterable, chunk_size: int = 1) -> Iterator:
     """The part of a stream that belongs to this DataLoader worker, in chunks taken by turns."""
     worker = data.get_worker_info()
-    if worker is None or worker.num_workers == 1:
-        yield from iterable
-        return
-    for position, item in enumerate(iterable):
-        if position // chunk_size % worker.num_workers == worker.id:
-            yield item
+    if worker is None:
+        return iter(iterable)
+    turns, me = worker.num_workers, worker.id
+    return (item for i, item in enumerate(iterable) if i // chunk_size % turns == me)
 
 
 class _MapIterableDataset(data.IterableDataset):

@@ -19,7 +19,7 @@ class DatasetMapper:
     """Reads and augments an image and its annotations; also callable as ``f(cfg, is_train)``.
 
     An entry comes back with "image", uint8 (C, H, W); "sem_seg", int64 (H, W), if it names
-    a "sem_seg_file_name"; "instances" with boxes, classes and masks, in training; "proposals".
+    a "sem_seg_file_name"; and "instances" with boxes, classes and masks, in training.
 
     Args:
         is_train: keep annotations.
@@ -29,7 +29,7 @@ class DatasetMapper:
         use_keypoint: keypoints are not part of d2lite; has to be False.
         instance_mask_format: "polygon" or "bitmask".
         keypoint_hflip_indices: not used without keypoints.
-        precomputed_proposal_topk: number of precomputed proposals to keep, None for none at all.
+        precomputed_proposal_topk: precomputed proposals are not part of d2lite; has to be None.
         recompute_boxes: boxes around the transformed masks, tighter than transformed boxes.
     """
 
@@ -49,12 +49,12 @@ class DatasetMapper:
     ):
         if recompute_boxes:
             assert use_instance_mask, "recompute_boxes requires instance masks"
-        if use_keypoint:
-            raise NotImplementedError("keypoints are not part of d2lite: install detectron2")
+        if use_keypoint or precomputed_proposal_topk is not None:
+            raise NotImplementedError(utils.OUT_OF_SCOPE)
         self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(augmentations)
         self.use_instance_mask, self.instance_mask_format = use_instance_mask, instance_mask_format
-        self.proposal_topk, self.recompute_boxes = precomputed_proposal_topk, recompute_boxes
+        self.recompute_boxes = recompute_boxes
         mode = "training" if is_train else "inference"
         logger.info(f"[DatasetMapper] Augmentations used in {mode}: {augmentations}")
 
@@ -64,7 +64,6 @@ class DatasetMapper:
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        topk = cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"]
         return {
             "is_train": is_train,
             "augmentations": augmentations,
@@ -74,7 +73,8 @@ class DatasetMapper:
             "use_keypoint": cfg.MODEL.KEYPOINT_ON,
             # A crop cuts objects, so their transformed boxes would be too large.
             "recompute_boxes": crop and cfg.MODEL.MASK_ON,
-            "precomputed_proposal_topk": topk if cfg.MODEL.LOAD_PROPOSALS else None,
+            # One of its values, to be refused.
+            "precomputed_proposal_topk": 0 if cfg.MODEL.LOAD_PROPOSALS else None,
         }
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
@@ -106,16 +106,12 @@ class DatasetMapper:
         aug_input = T.AugInput(image, sem_seg=sem_seg)
         transforms = self.augmentations(aug_input)
         image, sem_seg = aug_input.image, aug_input.sem_seg
-        shape = image.shape[:2]
         # A copy: contiguous, as shared memory wants it, and writable, as PIL's arrays are not.
         dataset_dict["image"] = torch.as_tensor(np.array(image.transpose(2, 0, 1), order="C"))
         if sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(sem_seg.astype("long"))
-        if self.proposal_topk is not None:
-            topk = {"proposal_topk": self.proposal_topk}
-            utils.transform_proposals(dataset_dict, shape, transforms, **topk)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
-            self._transform_annotations(dataset_dict, transforms, shape)
+            self._transform_annotations(dataset_dict, transforms, image.shape[:2])
         return dataset_dict

@@ -1,7 +1,6 @@
 """What mappers are made of: reading images, transforming annotations, making instances."""
 
 import contextlib
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +15,11 @@ from detectron2.utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-logger = logging.getLogger(__name__)
-
 # ITU-R BT.601, analog form: Y in 0..1, U within +-0.436, V within +-0.615.
 _M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
 _M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]]
+
+OUT_OF_SCOPE = "keypoints and precomputed proposals are not part of d2lite: install detectron2"
 
 
 class SizeMismatchError(ValueError):
@@ -104,32 +103,6 @@ def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
         raise SizeMismatchError(message)
 
 
-def transform_proposals(
-    dataset_dict: dict, image_shape, transforms, *, proposal_topk: int, min_box_size: float = 0
-) -> None:
-    """Replace "proposal_*" of an entry by transformed "proposals" (in place), if it has them.
-
-    Args:
-        dataset_dict: with "proposal_boxes", "proposal_bbox_mode" and
-            "proposal_objectness_logits", best first.
-        image_shape: (h, w) after the transforms, pixels.
-        transforms: what was done to the image.
-        proposal_topk: number of proposals to keep.
-        min_box_size: both sides of a kept box are longer, pixels.
-    """
-    if "proposal_boxes" not in dataset_dict:
-        return
-    boxes, mode = dataset_dict.pop("proposal_boxes"), dataset_dict.pop("proposal_bbox_mode")
-    boxes = Boxes(transforms.apply_box(BoxMode.convert(boxes, mode, BoxMode.XYXY_ABS)))
-    logits = dataset_dict.pop("proposal_objectness_logits").astype("float32")
-    boxes.clip(image_shape)
-    keep = boxes.nonempty(threshold=min_box_size)
-    proposals = Instances(image_shape)
-    proposals.proposal_boxes = boxes[keep][:proposal_topk]
-    proposals.objectness_logits = torch.as_tensor(logits)[keep][:proposal_topk]
-    dataset_dict["proposals"] = proposals
-
-
 def get_bbox(annotation: dict):
     """The annotation's box as XYXY, pixels."""
     return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -144,8 +117,7 @@ def _transform_segmentation(segmentation, transforms, image_size):
         mask = transforms.apply_segmentation(mask_util.decode(segmentation))
         assert tuple(mask.shape[:2]) == tuple(image_size), (mask.shape, image_size)
         return mask
-    what = f"Cannot transform segmentation of type '{type(segmentation)}'"
-    raise ValueError(f"{what}: give a list of polygons or COCO's RLE as a dict")
+    raise ValueError(f"Cannot transform segmentation of type '{type(segmentation)}'")
 
 
 def transform_instance_annotations(
@@ -167,7 +139,7 @@ def transform_instance_annotations(
         NotImplementedError: there are keypoints.
     """
     if "keypoints" in annotation:
-        raise NotImplementedError("keypoints are not part of d2lite: install detectron2")
+        raise NotImplementedError(OUT_OF_SCOPE)
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     bbox = transforms.apply_box(np.array([get_bbox(annotation)]))[0].clip(min=0)
@@ -188,8 +160,7 @@ def _to_bitmask(segmentation, image_size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, np.ndarray):
         assert segmentation.ndim == 2, f"Expect 2 dimensions, got {segmentation.shape}"
         return segmentation
-    what = f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks"
-    raise ValueError(f"{what}: give a list of polygons, COCO's RLE as a dict or a 2D array")
+    raise ValueError(f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks")
 
 
 def annotations_to_instances(
@@ -200,7 +171,8 @@ def annotations_to_instances(
     Args:
         annos: annotations of one image, transformed.
         image_size: (h, w), pixels.
-        mask_format: "polygon" or "bitmask".
+        mask_format: "polygon", which takes polygons only, or "bitmask", which also takes COCO's
+            RLE as a dict and (H, W) arrays.
 
     Returns:
         Instances with "gt_boxes", "gt_classes", and "gt_masks" if the first annotation has
@@ -282,8 +254,7 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     """
     entries = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
     if any(entry != entries[0] for entry in entries):
-        logger.error(f"Metadata '{key}' of {dataset_names}: {entries}")
-        raise ValueError(f"Datasets have different metadata '{key}'!")
+        raise ValueError(f"Datasets have different metadata '{key}'! {dataset_names}: {entries}")
 
 
 def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
