@@ -55,12 +55,7 @@ class DetectionCheckpointer(Checkpointer):
             data = load_torch(filename)
             assert "model_state" in data, f"{filename} is no file of pycls: it has no 'model_state'"
             return _foreign(data["model_state"], "pycls", ignored_suffix="num_batches_tracked")
-        return self._apply_query(self._torch_load(filename))
-
-    def _torch_load(self, filename):
-        return load_torch(filename)
-
-    def _apply_query(self, loaded):
+        loaded = load_torch(filename)
         if "model" not in loaded:
             loaded = {"model": loaded}
         url = self._parsed_url_during_load

@@ -64,14 +64,13 @@ def _distributed_worker(local_rank, main_func, args, num_gpus_per_machine, machi
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         assert num_gpus_per_machine <= torch.cuda.device_count()
+        torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("NCCL" if has_gpu else "GLOO", rank=rank, **job)
     except Exception:
         logger.error(f"Process group URL: {job['init_method']}")
         raise
     comm.create_local_process_group(num_gpus_per_machine)
-    if has_gpu:
-        torch.cuda.set_device(local_rank)
     # Nobody starts before everybody is here: the first collective call would time out otherwise.
     comm.synchronize()
     main_func(*args)
