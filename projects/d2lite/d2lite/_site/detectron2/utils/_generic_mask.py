@@ -1,46 +1,41 @@
 """A mask in any of its forms, and the borders of bitmaps as chains of pixels."""
 
+from functools import cached_property
+
 import numpy as np
 import pycocotools.mask as mask_util
 from scipy import ndimage
 
 # Eight neighbours as (row, column), counter-clockwise in the picture from the right one.
 _STEPS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
-_ALL = np.ones((3, 3), dtype=bool)
+# Where a border goes on from a pixel that was entered in a direction: to the first neighbour that
+# is on, counter-clockwise from where it came. Rows: the neighbours, 1 bit each; columns: direction.
+_TURNS = [
+    [next((d % 8 for d in range(k + 5, k + 13) if on >> d % 8 & 1), None) for k in range(8)]
+    for on in range(256)
+]
 
 
-def _first_pixels(labels: np.ndarray) -> np.ndarray:
+def _first_pixels(labels: np.ndarray) -> list[int]:
     """Flat index of the first pixel in reading order of every label from 1 on."""
-    flat = labels.ravel()
-    present = np.flatnonzero(flat)
-    _, first = np.unique(flat[present], return_index=True)
-    return present[first]
+    present = np.flatnonzero(labels)
+    return present[np.unique(labels.ravel()[present], return_index=True)[1]].tolist()
 
 
-def _follow(inside: bytes, start: int, outside: int, steps: list[int]) -> list[int]:
-    """Flat indices of the border's pixels, from `start` whose neighbour number `outside` is off.
+def _follow(neighbours: bytes, start: int, direction: int, steps: list[int]) -> list[int]:
+    """Flat indices of the border's pixels, from `start` as if entered in `direction`.
 
     A pixel that the border passes twice, as in a line one pixel wide, is there twice.
     """
-    direction = outside
-    for _ in range(8):  # the last pixel of the border: clockwise, the first that is on
-        direction = (direction - 1) % 8
-        if inside[start + steps[direction]]:
+    first = start, _TURNS[neighbours[start]][direction]
+    chain, (pixel, towards) = [start], first
+    while towards is not None:
+        pixel += steps[towards]
+        towards = _TURNS[neighbours[pixel]][towards]
+        if (pixel, towards) == first:
             break
-    else:
-        return [start]
-    last = start + steps[direction]
-    chain, pixel = [], start
-    while True:
-        for turn in range(1, 9):
-            towards = (direction + turn) % 8
-            following = pixel + steps[towards]
-            if inside[following]:
-                break
         chain.append(pixel)
-        if following == start and pixel == last:
-            return chain
-        pixel, direction = following, (towards + 4) % 8
+    return chain
 
 
 def find_contours(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
@@ -54,25 +49,26 @@ def find_contours(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
         around pieces and clockwise around holes; and whether there are holes.
     """
     mask = np.asarray(mask) != 0
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
+    found = ndimage.find_objects(mask.view("int8"))
+    if not found:
         return [], False
-    top, left = rows[0], columns[0]
-    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    inside = np.pad(mask[found[0]], 1)
+    top, left = (part.start - 1 for part in found[0])
     width = inside.shape[1]
     steps = [row * width + column for row, column in _STEPS]
-    pieces = ndimage.label(inside, _ALL)[0]
-    starts = [(pixel, 4, pixel) for pixel in _first_pixels(pieces).tolist()]
+    shifted = [np.roll(inside.view("uint8"), -step) << bit for bit, step in enumerate(steps)]
+    neighbours = np.sum(shifted, axis=0, dtype="uint8").tobytes()
+    pieces, outside = ndimage.label(inside, np.ones((3, 3)))[0], ndimage.label(~inside)[0]
+    firsts = _first_pixels(pieces)
+    # As (first pixel of the piece, direction that comes from a pixel that is off, start).
+    starts = [(pixel, 0, pixel) for pixel in firsts]
     # The frame of padding makes label 1 the outside; the pixel left of a hole's first is on.
-    holes = (_first_pixels(ndimage.label(~inside)[0])[1:] - 1).tolist()
-    owners = pieces.ravel()[holes]
-    starts += [(pixel, 0, starts[owner - 1][0]) for pixel, owner in zip(holes, owners, strict=True)]
+    starts += [(firsts[pieces.flat[k - 1] - 1], 4, k - 1) for k in _first_pixels(outside)[1:]]
     # Last pieces first, each followed by its holes, last first.
-    starts.sort(key=lambda start: (-start[2], -start[1], -start[0]))
-    buffer = inside.tobytes()
-    chains = [np.array(_follow(buffer, pixel, side, steps)) for pixel, side, _ in starts]
-    points = [np.stack([c % width - 1 + left, c // width - 1 + top], axis=1) for c in chains]
-    return points, len(holes) > 0
+    starts.sort(key=lambda start: (-start[0], start[1], -start[2]))
+    chains = [np.array(_follow(neighbours, pixel, way, steps)) for _, way, pixel in starts]
+    points = [np.stack([c % width + left, c // width + top], axis=1) for c in chains]
+    return points, len(starts) > len(firsts)
 
 
 class GenericMask:
@@ -85,7 +81,6 @@ class GenericMask:
     """
 
     def __init__(self, mask_or_polygons, height, width):
-        self._mask = self._polygons = self._has_holes = None
         self.height, self.width = height, width
         m = mask_or_polygons
         if isinstance(m, dict):
@@ -93,33 +88,29 @@ class GenericMask:
             if isinstance(m["counts"], list):
                 assert tuple(m["size"]) == (height, width), f"{m['size']}, target {height, width}"
                 m = mask_util.frPyObjects(m, height, width)
-            self._mask = mask_util.decode(m)
+            self.mask = mask_util.decode(m)
         elif isinstance(m, list):
-            self._polygons = [np.asarray(polygon).reshape(-1) for polygon in m]
+            self.polygons, self.has_holes = [np.asarray(p).reshape(-1) for p in m], False
         elif isinstance(m, np.ndarray):
             assert m.shape[1] != 2, m.shape
             assert m.shape == (height, width), f"mask shape: {m.shape}, target: {height}, {width}"
-            self._mask = m.astype("uint8")
+            self.mask = m.astype("uint8")
         else:
             raise ValueError(f"GenericMask cannot handle object {m} of type '{type(m)}'")
 
-    @property
+    @cached_property
     def mask(self):
-        if self._mask is None:
-            self._mask = self.polygons_to_mask(self._polygons)
-        return self._mask
+        return self.polygons_to_mask(self.polygons)
 
-    @property
+    @cached_property
     def polygons(self):
-        if self._polygons is None:
-            self._polygons, self._has_holes = self.mask_to_polygons(self._mask)
-        return self._polygons
+        polygons, self.has_holes = self.mask_to_polygons(self.mask)
+        return polygons
 
-    @property
+    @cached_property
     def has_holes(self):
-        if self._has_holes is None and self._mask is not None:
-            self._polygons, self._has_holes = self.mask_to_polygons(self._mask)
-        return bool(self._has_holes)
+        self.polygons, has_holes = self.mask_to_polygons(self.mask)
+        return has_holes
 
     def mask_to_polygons(self, mask):
         """Borders through the centres of the mask's outermost pixels, and whether it has holes."""

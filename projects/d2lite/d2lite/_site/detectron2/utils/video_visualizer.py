@@ -28,12 +28,10 @@ class VideoVisualizer:
 
     def __init__(self, metadata, instance_mode=ColorMode.IMAGE):
         """Take classes and colours from `metadata`; `instance_mode` is IMAGE or SEGMENTATION."""
-        self.metadata = metadata
-        self._old_instances = []
         assert instance_mode in [ColorMode.IMAGE, ColorMode.SEGMENTATION], "Mode not supported yet."
-        self._instance_mode = instance_mode
+        self.metadata, self._instance_mode = metadata, instance_mode
+        self._old_instances, self._assigned_colors = [], {}
         self._max_num_instances = self.metadata.get("max_num_instances", 74)
-        self._assigned_colors = {}
         self._color_pool = random_colors(self._max_num_instances, rgb=True, maximum=1)
         self._color_idx_set = set(range(len(self._color_pool)))
 
@@ -51,36 +49,31 @@ class VideoVisualizer:
         count = len(predictions)
         if count == 0:
             return frame_visualizer.output
-
         field = predictions.get_fields().get
-        boxes, masks, classes = field("pred_boxes"), field("pred_masks"), field("pred_classes")
+        boxes, classes, colors = field("pred_boxes"), field("pred_classes"), field("COLOR")
         boxes = None if boxes is None else boxes.tensor.numpy()
         classes = None if classes is None else classes.numpy()
-        colors, periods, keypoints = field("COLOR"), field("ID_period"), field("pred_keypoints")
         if colors is None and predictions.has("ID"):
             colors = self._assign_colors_by_id(predictions)
         elif colors is None:
             found = [_DetectedInstance(classes[i], boxes[i], None) for i in range(count)]
             colors = self._assign_colors(found)
-        names = self.metadata.get("thing_classes", None)
+        names, periods = self.metadata.get("thing_classes"), field("ID_period")
         labels = _create_text_labels(classes, field("scores"), names)
         threshold = self.metadata.get("period_threshold", 0)
         shown = [i for i in range(count) if periods is None or periods[i] > threshold]
-        frame_visualizer.overlay_instances(
-            boxes=None if masks is not None else boxes[shown],
-            masks=None if masks is None else masks[shown],
+        shapes = {"masks": field("pred_masks"), "keypoints": field("pred_keypoints")}
+        if shapes["masks"] is None:
+            shapes["boxes"] = boxes
+        return frame_visualizer.overlay_instances(
+            **{name: None if shape is None else shape[shown] for name, shape in shapes.items()},
             labels=None if labels is None else [labels[i] for i in shown],
-            keypoints=None if keypoints is None else keypoints[shown],
             assigned_colors=[colors[i] for i in shown],
-            alpha=0.5,
         )
-        return frame_visualizer.output
 
     def draw_sem_seg(self, frame, sem_seg, area_threshold=None):
         """Draw a label map (H, W) on a frame."""
-        frame_visualizer = Visualizer(frame, self.metadata)
-        frame_visualizer.draw_sem_seg(sem_seg, area_threshold=area_threshold)
-        return frame_visualizer.output
+        return Visualizer(frame, self.metadata).draw_sem_seg(sem_seg, area_threshold)
 
     def draw_panoptic_seg_predictions(
         self, frame, panoptic_seg, segments_info, area_threshold=None, alpha=0.5
@@ -97,29 +90,26 @@ class VideoVisualizer:
         rles = mask_util.encode(np.asfortranarray(np.stack(masks, axis=2), dtype=np.uint8))
         categories = [segment["category_id"] for segment in segments]
         found = [_DetectedInstance(k, None, rle) for k, rle in zip(categories, rles, strict=True)]
-        colors = self._assign_colors(found)
-        frame_visualizer.overlay_instances(
-            masks=masks,
-            labels=[self.metadata.thing_classes[k] for k in categories],
-            assigned_colors=colors,
-            alpha=alpha,
+        colors, names = self._assign_colors(found), self.metadata.thing_classes
+        labels = [names[k] for k in categories]
+        return frame_visualizer.overlay_instances(
+            masks=masks, labels=labels, assigned_colors=colors, alpha=alpha
         )
-        return frame_visualizer.output
 
-    def _overlaps(self, instances) -> np.ndarray:
+    def _overlaps(self, new) -> np.ndarray:
         """IoU of remembered instances (rows) and new ones; 0 between classes."""
-        old, new = self._old_instances, instances
+        old = self._old_instances
         if not old:
             return np.zeros((0, len(new)))
-        crowd = np.zeros(len(new), dtype=np.uint8)
-        if new[0].bbox is None:
-            ious = mask_util.iou([o.mask_rle for o in old], [n.mask_rle for n in new], crowd)
-        else:
-            # Corners are passed where widths and heights are due, as Detectron2 does.
-            boxes = [np.array([i.bbox for i in part], dtype=np.double) for part in (old, new)]
-            ious = mask_util.iou(*boxes, crowd)
-        labels = [np.array([i.label for i in part]) for part in (old, new)]
-        return np.where(labels[0][:, None] == labels[1], ious, 0)
+        # Corners are passed where widths and heights are due, as Detectron2 does.
+        shapes = [
+            [i.mask_rle for i in part]
+            if new[0].bbox is None
+            else np.array([i.bbox for i in part], dtype=np.double)
+            for part in (old, new)
+        ]
+        ious = mask_util.iou(*shapes, np.zeros(len(new), dtype=np.uint8))
+        return np.where(np.equal.outer([i.label for i in old], [i.label for i in new]), ious, 0)
 
     def _assign_colors(self, instances):
         """Colours of new instances: those of remembered ones that they overlap, or random ones."""
@@ -142,11 +132,9 @@ class VideoVisualizer:
 
     def _assign_colors_by_id(self, instances):
         """Colours by the field ``ID``; that of an id which is gone is free again."""
-        gone, colors = set(self._assigned_colors), []
+        gone, colors = set(self._assigned_colors).difference(instances.ID), []
         for identity in instances.ID:
-            if identity in self._assigned_colors:
-                gone.discard(identity)
-            else:
+            if identity not in self._assigned_colors:
                 assert self._color_idx_set, f"More than {self._max_num_instances} ids"
                 self._assigned_colors[identity] = self._color_idx_set.pop()
             colors.append(self._color_pool[self._assigned_colors[identity]])
