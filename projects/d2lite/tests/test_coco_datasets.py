@@ -116,7 +116,7 @@ def test_bad_instances(json_file, name, caplog, tmp_path):
     with pytest.raises(KeyError, match="category_id=1 but this id does not exist"):
         load_coco_json(broken(0, category_id=1), "", name)
     load_coco_json(broken(0, image_id=77), "")
-    assert "only 3 of them match to images" in caplog.text
+    assert "only 3 of 4 annotations match images" in caplog.text
     with pytest.raises(FileNotFoundError, match="nothing.json"):
         load_coco_json(str(tmp_path / "nothing.json"), "")
 

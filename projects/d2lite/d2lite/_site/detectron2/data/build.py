@@ -1,5 +1,6 @@
 """From names of data sets to the lists, loaders and batches that training and testing iterate."""
 
+import contextlib
 import itertools
 import logging
 import operator
@@ -52,13 +53,9 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
         assert 0 <= label < num_classes, f"Got invalid category_id={label} of {num_classes} classes"
     # Long names, as those of LVIS, would make the table too wide.
     names = [x if len(x) <= 13 else x[:11] + ".." for x in class_names]
-    cells = [cell for i, name in enumerate(names) for cell in (name, counts[i])]
-    columns = min(6, num_classes * 2)
-    cells.extend([None] * (columns - len(cells) % columns))
-    if num_classes > 1:
-        cells.extend(["total", sum(counts.values())])
-    rows = itertools.zip_longest(*[cells[i::columns] for i in range(columns)])
-    headers = ["category", "#instances"] * (columns // 2)
+    cells = [(name, counts[i]) for i, name in enumerate(names)] + [("total", counts.total())]
+    rows = [sum(cells[i : i + 3], ()) for i in range(0, len(cells), 3)]
+    headers = ["category", "#instances"] * min(3, len(cells))
     table = tabulate(rows, headers, tablefmt="pipe", numalign="left", stralign="center")
     message = f"Distribution of instances among all {num_classes} categories:\n{table}"
     log_first_n(logging.INFO, message, key="message")
@@ -100,25 +97,12 @@ def get_detection_dataset_dicts(
     if filter_empty and has_instances:
         dataset_dicts = filter_images_with_only_crowd_annotations(dataset_dicts)
     if check_consistency and has_instances:
-        try:
-            class_names = MetadataCatalog.get(names[0]).thing_classes
+        with contextlib.suppress(AttributeError):  # nobody has named the classes
             check_metadata_consistency("thing_classes", names)
+            class_names = MetadataCatalog.get(names[0]).thing_classes
             print_instances_class_histogram(dataset_dicts, class_names)
-        except AttributeError:  # nobody has named the classes
-            pass
     assert len(dataset_dicts), f"No valid data found in {','.join(names)}."
     return dataset_dicts
-
-
-def _batch_size_per_gpu(total_batch_size: int, single_gpu_batch_size: int | None) -> int:
-    if single_gpu_batch_size:
-        if total_batch_size:
-            raise ValueError("total_batch_size, single_gpu_batch_size are mutually incompatible.")
-        return single_gpu_batch_size
-    world_size = get_world_size()
-    message = f"Total batch size ({total_batch_size}) must be divisible by the gpus ({world_size})."
-    assert total_batch_size > 0 and total_batch_size % world_size == 0, message
-    return total_batch_size // world_size
 
 
 def build_batch_data_loader(
@@ -158,19 +142,23 @@ def build_batch_data_loader(
     Returns:
         iterable of batches.
     """
-    batch_size = _batch_size_per_gpu(total_batch_size, single_gpu_batch_size)
-    logger.info("Making batched data loader with batch_size=%d", batch_size)
-
+    if single_gpu_batch_size:
+        if total_batch_size:
+            raise ValueError("total_batch_size, single_gpu_batch_size are mutually incompatible.")
+        batch_size = single_gpu_batch_size
+    else:
+        gpus = get_world_size()
+        batch_size, rest = divmod(total_batch_size, gpus)
+        message = f"Total batch size ({total_batch_size}) must be divisible by the gpus ({gpus})."
+        assert batch_size > 0 and rest == 0, message
     if isinstance(dataset, torchdata.IterableDataset):
         assert sampler is None, "sampler must be None if dataset is IterableDataset"
     else:
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     kwargs.update(num_workers=num_workers, worker_init_fn=worker_init_reset_seed)
     kwargs.update(persistent_workers=persistent_workers, pin_memory=pin_memory)
-    if num_workers > 0:
-        kwargs["prefetch_factor"] = prefetch_factor
-    if seed is not None:
-        kwargs["generator"] = torch.Generator().manual_seed(seed)
+    kwargs["prefetch_factor"] = prefetch_factor if num_workers > 0 else None
+    kwargs["generator"] = None if seed is None else torch.Generator().manual_seed(seed)
 
     if aspect_ratio_grouping:
         assert drop_last, "Aspect ratio grouping will drop incomplete batches."

@@ -67,9 +67,8 @@ class Metadata(types.SimpleNamespace):
 
     def __getattr__(self, key: str) -> Any:
         # "name" alone means that nobody has described this data set yet.
-        known = (
-            f"Available keys are {[*vars(self)]}" if len(vars(self)) > 1 else "metadata is empty"
-        )
+        keys = [*vars(self)]
+        known = f"Available keys are {keys}" if len(keys) > 1 else "metadata is empty"
         message = f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'"
         raise AttributeError(f"{message}. {known}.")
 

@@ -70,11 +70,10 @@ class DatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+            # Either is refused.
+            "use_keypoint": cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS,
             # A crop cuts objects, so their transformed boxes would be too large.
             "recompute_boxes": crop and cfg.MODEL.MASK_ON,
-            # One of its values, to be refused.
-            "precomputed_proposal_topk": 0 if cfg.MODEL.LOAD_PROPOSALS else None,
         }
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:

@@ -181,10 +181,9 @@ def annotations_to_instances(
     Raises:
         ValueError: segmentations don't fit the format.
     """
-    boxes = np.stack([get_bbox(x) for x in annos]) if len(annos) else np.zeros((0, 4))
-    target = Instances(image_size)
-    target.gt_boxes = Boxes(boxes)
-    target.gt_classes = torch.tensor([int(x["category_id"]) for x in annos], dtype=torch.int64)
+    boxes = Boxes(np.array([get_bbox(x) for x in annos]))
+    classes = torch.tensor([int(x["category_id"]) for x in annos], dtype=torch.int64)
+    target = Instances(image_size, gt_boxes=boxes, gt_classes=classes)
     if len(annos) and "segmentation" in annos[0]:
         segmentations = [x["segmentation"] for x in annos]
         if mask_format == "polygon":
@@ -263,11 +262,9 @@ def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return [T.ResizeShortestEdge(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST, "choice")]
     sizes = options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN
-    augmentations = [T.ResizeShortestEdge(*sizes, options.MIN_SIZE_TRAIN_SAMPLING)]
-    if flip != "none":
-        kinds = {"horizontal": flip == "horizontal", "vertical": flip == "vertical"}
-        augmentations.append(T.RandomFlip(**kinds))
-    return augmentations
+    resize = T.ResizeShortestEdge(*sizes, options.MIN_SIZE_TRAIN_SAMPLING)
+    directions = {name: name == flip for name in ("horizontal", "vertical")}
+    return [resize] if flip == "none" else [resize, T.RandomFlip(**directions)]
 
 
 build_transform_gen = build_augmentation

@@ -51,13 +51,9 @@ def register_all_ade20k(root: str) -> None:
         gt_root = os.path.join(root, "annotations_detectron2", folder)
         name = f"ade20k_sem_seg_{split}"
         DatasetCatalog.register(name, functools.partial(load_sem_seg, gt_root, image_root))
-        MetadataCatalog.get(name).set(
-            stuff_classes=ADE20K_SEM_SEG_CATEGORIES[:],
-            image_root=image_root,
-            sem_seg_root=gt_root,
-            evaluator_type="sem_seg",
-            ignore_label=255,
-        )
+        sources = {"image_root": image_root, "sem_seg_root": gt_root, "ignore_label": 255}
+        metadata = {"stuff_classes": ADE20K_SEM_SEG_CATEGORIES[:], "evaluator_type": "sem_seg"}
+        MetadataCatalog.get(name).set(**sources, **metadata)
 
 
 # Not when this file is run by itself.

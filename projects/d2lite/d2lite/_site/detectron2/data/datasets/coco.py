@@ -34,16 +34,6 @@ def _describe_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
     return id_map
 
 
-def _check_annotations(json_file: str, coco: COCO, annotations: list[list[dict]]) -> None:
-    ids = [x["id"] for of_image in annotations for x in of_image]
-    if len(ids) < len(coco.anns):
-        of = f"{json_file}: of {len(coco.anns)} annotations"
-        logger.warning(f"{of} only {len(ids)} of them match to images.")
-    # The minival2014 files are known to repeat some ids, without harm.
-    unique = len(set(ids)) == len(ids) or "minival" in json_file
-    assert unique, f"Annotation ids in '{json_file}' are not unique!"
-
-
 def _usable_segmentation(segmentation):
     """The segmentation as RLE or as its polygons of at least 3 points; empty if there are none."""
     if isinstance(segmentation, dict):
@@ -63,22 +53,21 @@ def _shifted_keypoints(keypoints: list[float], offset: float) -> list[float]:
 
 def _read_annotation(annotation: dict, keys: list[str], id_map: dict | None) -> dict | None:
     """One annotation in Detectron2's format, None if its segmentation is unusable."""
+    assert annotation.get("ignore", 0) == 0, '"ignore" in COCO json file is not supported.'
     obj = {key: annotation[key] for key in keys if key in annotation}
     if "bbox" in obj and len(obj["bbox"]) == 0:
         raise ValueError(f"Annotation of image {annotation['image_id']} contains empty 'bbox'!")
+    obj["bbox_mode"] = BoxMode.XYWH_ABS
     if annotation.get("segmentation"):
         obj["segmentation"] = _usable_segmentation(annotation["segmentation"])
         if not obj["segmentation"]:
             return None
     if annotation.get("keypoints"):
         obj["keypoints"] = _shifted_keypoints(annotation["keypoints"], 0.5)
-    obj["bbox_mode"] = BoxMode.XYWH_ABS
     if id_map:
         label = obj["category_id"]
         if label not in id_map:
-            raise KeyError(
-                f"Encountered category_id={label} but this id does not exist in the file"
-            )
+            raise KeyError(f"Found category_id={label} but this id does not exist in the file")
         obj["category_id"] = id_map[label]
     return obj
 
@@ -107,21 +96,23 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
     id_map = None if dataset_name is None else _describe_categories(coco, dataset_name)
     images = coco.loadImgs(sorted(coco.imgs))
     annotations = [coco.imgToAnns.get(x["id"], []) for x in images]
-    _check_annotations(json_file, coco, annotations)
+    ids = [x["id"] for of_image in annotations for x in of_image]
+    if len(ids) < len(coco.anns):
+        logger.warning(f"{json_file}: only {len(ids)} of {len(coco.anns)} annotations match images")
+    # The minival2014 files are known to repeat some ids, without harm.
+    unique = len(set(ids)) == len(ids) or "minival" in json_file
+    assert unique, f"Annotation ids in '{json_file}' are not unique!"
     logger.info(f"Loaded {len(images)} images in COCO format from {json_file}")
 
     keys = ["iscrowd", "bbox", "keypoints", "category_id"] + (extra_annotation_keys or [])
     dataset_dicts, unusable = [], 0
     for image, of_image in zip(images, annotations, strict=True):
-        objs = []
-        for annotation in of_image:
-            assert annotation["image_id"] == image["id"]
-            assert annotation.get("ignore", 0) == 0, '"ignore" in COCO json file is not supported.'
-            objs.append(_read_annotation(annotation, keys, id_map))
-        unusable += objs.count(None)
         record = {"file_name": os.path.join(image_root, image["file_name"])}
         record |= {"height": image["height"], "width": image["width"], "image_id": image["id"]}
-        dataset_dicts.append(record | {"annotations": [x for x in objs if x is not None]})
+        objs = [_read_annotation(x, keys, id_map) for x in of_image]
+        record["annotations"] = [x for x in objs if x is not None]
+        unusable += objs.count(None)
+        dataset_dicts.append(record)
     if unusable:
         logger.warning(f"Filtered out {unusable} instances without valid segmentation.")
     return dataset_dicts
@@ -157,39 +148,30 @@ def load_sem_seg(gt_root, image_root, gt_ext="png", image_ext="jpg") -> list[dic
         images = sorted(set(images) & set(labels))
         logger.warning(f"{counts}. Will use their intersection of {len(images)} files.")
     logger.info(f"Loaded {len(images)} images with semantic segmentation from {image_root}")
+    image, gt = os.path.join(image_root, ""), os.path.join(gt_root, "")
     return [
-        {
-            "file_name": os.path.join(image_root, stem + image_ext),
-            "sem_seg_file_name": os.path.join(gt_root, stem + gt_ext),
-        }
+        {"file_name": f"{image}{stem}{image_ext}", "sem_seg_file_name": f"{gt}{stem}{gt_ext}"}
         for stem in images
     ]
 
 
-def _xywh(annotation: dict) -> list[float]:
-    bbox = annotation["bbox"]
+def _to_coco_annotation(annotation: dict, to_dataset_id) -> dict:
+    bbox, segmentation = annotation["bbox"], annotation.get("segmentation")
     if np.ndim(bbox) != 1 or len(bbox) != 4:  # rotated boxes are not part of d2lite
         raise ValueError(f"bbox has to be 1-dimensional, of length 4. Got {bbox}.")
-    return BoxMode.convert([*map(float, bbox)], annotation["bbox_mode"], BoxMode.XYWH_ABS)
-
-
-def _area(annotation: dict, xywh: list[float]) -> float:
-    """Area of the segmentation, or of the box where there is none, in pixels."""
-    if "segmentation" not in annotation:
-        return xywh[2] * xywh[3]
-    segmentation = annotation["segmentation"]
+    xywh = BoxMode.convert([*map(float, bbox)], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    area = xywh[2] * xywh[3]
     if isinstance(segmentation, list):
-        return PolygonMasks([segmentation]).area()[0].item()
-    if isinstance(segmentation, dict):
-        return mask_util.area(segmentation).item()
-    raise TypeError(f"Unknown segmentation type {type(segmentation)}!")
-
-
-def _to_coco_annotation(annotation: dict, to_dataset_id) -> dict:
-    xywh = _xywh(annotation)
+        area = PolygonMasks([segmentation]).area()[0].item()
+    elif isinstance(segmentation, dict):
+        area = mask_util.area(segmentation).item()
+        if isinstance(segmentation["counts"], bytes):
+            segmentation = segmentation | {"counts": segmentation["counts"].decode("ascii")}
+    elif segmentation is not None:
+        raise TypeError(f"Unknown segmentation type {type(segmentation)}!")
     result = {
         "bbox": [round(float(x), 3) for x in xywh],
-        "area": float(_area(annotation, xywh)),
+        "area": float(area),
         "iscrowd": int(annotation.get("iscrowd", 0)),
         "category_id": int(to_dataset_id(annotation["category_id"])),
     }
@@ -197,12 +179,7 @@ def _to_coco_annotation(annotation: dict, to_dataset_id) -> dict:
         result["keypoints"] = _shifted_keypoints(annotation["keypoints"], -0.5)
         visible = sum(v > 0 for v in annotation["keypoints"][2::3])
         result["num_keypoints"] = annotation.get("num_keypoints", visible)
-    if "segmentation" in annotation:
-        segmentation = annotation["segmentation"]
-        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-            segmentation = dict(segmentation, counts=segmentation["counts"].decode("ascii"))
-        result["segmentation"] = segmentation
-    return result
+    return result | ({} if segmentation is None else {"segmentation": segmentation})
 
 
 def convert_to_coco_dict(dataset_name: str) -> dict:
@@ -214,8 +191,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
     dataset_dicts = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     to_dataset_id = int
-    if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
-        ids = metadata.thing_dataset_id_to_contiguous_id
+    if ids := metadata.get("thing_dataset_id_to_contiguous_id"):
         to_dataset_id = {v: k for k, v in ids.items()}.__getitem__
     names = enumerate(metadata.thing_classes)
     categories = [{"id": to_dataset_id(i), "name": name} for i, name in names]
@@ -228,8 +204,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
             ids = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append(ids | _to_coco_annotation(annotation, to_dataset_id))
     logger.info(f"Conversion finished, #images: {len(images)}, #annotations: {len(annotations)}")
-    info = {"date_created": str(datetime.datetime.now())}
-    info["description"] = "Automatically generated COCO json file for Detectron2."
+    description = "Automatically generated COCO json file for Detectron2."
+    info = {"date_created": str(datetime.datetime.now()), "description": description}
     result = {"info": info, "images": images, "categories": categories, "licenses": None}
     # A test set has no annotations, and then no such key.
     return result | ({"annotations": annotations} if annotations else {})

@@ -49,6 +49,13 @@ def load_coco_panoptic_json(json_file: str, image_dir: str, gt_dir: str, meta: d
     return entries
 
 
+def _sources(image_root, panoptic_root, panoptic_json, instances_json) -> dict:
+    """What the metadata say of panoptic data besides their classes."""
+    files = {"image_root": image_root, "panoptic_root": panoptic_root}
+    files |= {"panoptic_json": panoptic_json, "json_file": instances_json}
+    return files | {"evaluator_type": "coco_panoptic_seg", "ignore_label": 255}
+
+
 def register_coco_panoptic(
     name, metadata, image_root, panoptic_root, panoptic_json, instances_json=None
 ) -> None:
@@ -64,16 +71,8 @@ def register_coco_panoptic(
     """
     paths = panoptic_json, image_root, panoptic_root
     DatasetCatalog.register(name, functools.partial(load_coco_panoptic_json, *paths, metadata))
-    MetadataCatalog.get(name).set(
-        panoptic_root=panoptic_root,
-        image_root=image_root,
-        panoptic_json=panoptic_json,
-        json_file=instances_json,
-        evaluator_type="coco_panoptic_seg",
-        ignore_label=255,
-        label_divisor=1000,
-        **metadata,
-    )
+    sources = _sources(image_root, panoptic_root, panoptic_json, instances_json)
+    MetadataCatalog.get(name).set(**sources, label_divisor=1000, **metadata)
 
 
 def _load_separated(instances_json, image_root, sem_seg_root, name) -> list[dict]:
@@ -101,17 +100,11 @@ def register_coco_panoptic_separated(
     separated, stuff_only = name + "_separated", name + "_stuffonly"
     paths = instances_json, image_root, sem_seg_root
     DatasetCatalog.register(separated, functools.partial(_load_separated, *paths, separated))
-    semantic = {"image_root": image_root, "sem_seg_root": sem_seg_root, "ignore_label": 255}
-    MetadataCatalog.get(separated).set(
-        panoptic_root=panoptic_root,
-        panoptic_json=panoptic_json,
-        json_file=instances_json,
-        evaluator_type="coco_panoptic_seg",
-        **semantic,
-        **metadata,
-    )
+    sources = _sources(image_root, panoptic_root, panoptic_json, instances_json)
+    MetadataCatalog.get(separated).set(**sources, sem_seg_root=sem_seg_root, **metadata)
     DatasetCatalog.register(stuff_only, functools.partial(load_sem_seg, sem_seg_root, image_root))
-    MetadataCatalog.get(stuff_only).set(evaluator_type="sem_seg", **semantic, **metadata)
+    sources = {"image_root": image_root, "sem_seg_root": sem_seg_root, "ignore_label": 255}
+    MetadataCatalog.get(stuff_only).set(**sources, evaluator_type="sem_seg", **metadata)
 
 
 def merge_to_panoptic(detection_dicts: list[dict], sem_seg_dicts: list[dict]) -> list[dict]:

@@ -1,7 +1,6 @@
 """Endless index streams for training and one pass for inference, each split among the ranks."""
 
 import itertools
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from detectron2.utils import comm
 
 __all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"]
 __all__ += ["TrainingSampler"]
-
-logger = logging.getLogger(__name__)
 
 
 class _InfiniteSampler(Sampler):
@@ -80,7 +77,6 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         self._seed_subset = int(comm.shared_random_seed() if seed_subset is None else seed_subset)
         generator = torch.Generator().manual_seed(self._seed_subset)
         self._indexes_subset = torch.randperm(size, generator=generator)[: self._size_subset]
-        logger.info(f"Randomly sample {self._size_subset} data from the original {size} data")
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         return self._indexes_subset

@@ -23,10 +23,7 @@ def _get_aug_input_args(aug: "Augmentation", aug_input: "AugInput") -> list:
     try:
         return [getattr(aug_input, name) for name in aug.input_args]
     except AttributeError as error:
-        raise AttributeError(
-            f"{type(aug)}.get_transform needs input attribute '{error.name}', "
-            f"but it is not an attribute of {type(aug_input)}!"
-        ) from error
+        raise AttributeError(f"{type(aug)} needs input attribute '{error.name}'") from error
 
 
 class Augmentation:

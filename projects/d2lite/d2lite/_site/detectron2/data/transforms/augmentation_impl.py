@@ -36,13 +36,11 @@ class RandomApply(Augmentation):
         self.prob = prob
 
     def get_transform(self, *args) -> T.Transform:
-        return self.aug.get_transform(*args) if self._chosen() else T.NoOpTransform()
+        chosen = self._rand_range() < self.prob
+        return self.aug.get_transform(*args) if chosen else T.NoOpTransform()
 
     def __call__(self, aug_input) -> T.Transform:
-        return self.aug(aug_input) if self._chosen() else T.NoOpTransform()
-
-    def _chosen(self) -> bool:
-        return self._rand_range() < self.prob
+        return self.aug(aug_input) if self._rand_range() < self.prob else T.NoOpTransform()
 
 
 class RandomFlip(Augmentation):
@@ -81,8 +79,7 @@ class Resize(Augmentation):
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
-        h, w = image.shape[:2]
-        return ResizeTransform(h, w, self.shape[0], self.shape[1], self.interp)
+        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -108,15 +105,12 @@ class ResizeShortestEdge(Augmentation):
 
     def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
-        if self.is_range:
-            low, high = self.short_edge_length
-            size = np.random.randint(low, high + 1)
-        else:
-            size = np.random.choice(self.short_edge_length)
+        edge = self.short_edge_length
+        size = np.random.randint(edge[0], edge[1] + 1) if self.is_range else np.random.choice(edge)
         if size == 0:
             return T.NoOpTransform()
-        new_h, new_w = self.get_output_shape(h, w, size, self.max_size)
-        return ResizeTransform(h, w, new_h, new_w, self.interp)
+        new_size = self.get_output_shape(h, w, size, self.max_size)
+        return ResizeTransform(h, w, *new_size, self.interp)
 
     @staticmethod
     def get_output_shape(oldh, oldw, short_edge_length, max_size) -> tuple[int, int]:
@@ -162,8 +156,8 @@ class RandomResize(Augmentation):
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
-        h, w = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
-        return ResizeTransform(image.shape[0], image.shape[1], h, w, self.interp)
+        size = self.shape_list[np.random.randint(len(self.shape_list))]
+        return ResizeTransform(*image.shape[:2], *size, self.interp)
 
 
 class RandomRotation(Augmentation):
@@ -191,10 +185,9 @@ class RandomRotation(Augmentation):
         h, w = image.shape[:2]
         center = self.center
         if self.is_range:
-            angle = np.random.uniform(self.angle[0], self.angle[1])
+            angle = np.random.uniform(*self.angle)
             if center is not None:
-                (x0, y0), (x1, y1) = center
-                center = (np.random.uniform(x0, x1), np.random.uniform(y0, y1))
+                center = [np.random.uniform(*sides) for sides in zip(*center, strict=True)]
         else:
             angle = np.random.choice(self.angle)
             if center is not None:
@@ -203,7 +196,7 @@ class RandomRotation(Augmentation):
             center = (w * center[0], h * center[1])
         if angle % 360 == 0:
             return T.NoOpTransform()
-        return RotationTransform(h, w, angle, expand=self.expand, center=center, interp=self.interp)
+        return RotationTransform(h, w, angle, self.expand, center, self.interp)
 
 
 class FixedSizeCrop(Augmentation):
@@ -365,7 +358,7 @@ class RandomExtent(Augmentation):
     def get_transform(self, image) -> T.Transform:
         h, w = image.shape[:2]
         rect = np.array([-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h])
-        rect *= np.random.uniform(self.scale_range[0], self.scale_range[1])
+        rect *= np.random.uniform(*self.scale_range)
         for axis, side in enumerate((w, h)):
             rect[axis::2] += self.shift_range[axis] * side * (np.random.rand() - 0.5)
             rect[axis::2] += 0.5 * side

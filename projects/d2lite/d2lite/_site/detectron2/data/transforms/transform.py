@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform, TransformList
+from fvcore.transforms.transform import BlendTransform, CropTransform, Transform, TransformList
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -191,14 +191,10 @@ class ColorTransform(Transform):
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return self.op(img)
 
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return segmentation
-
-    def inverse(self) -> Transform:
-        return NoOpTransform()
+    # As for blending, coordinates and labels stay.
+    apply_coords = BlendTransform.apply_coords
+    apply_segmentation = BlendTransform.apply_segmentation
+    inverse = BlendTransform.inverse
 
 
 class PILColorTransform(ColorTransform):
