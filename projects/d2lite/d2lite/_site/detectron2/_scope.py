@@ -1,6 +1,6 @@
 """Says of Detectron2's names that are not part of d2lite that they are not, and where to get them.
 
-A package of d2lite has one line for it and its modules (after its imports)::
+A package of d2lite has one line for it and all below it (after its imports)::
 
     from detectron2._scope import missing_attribute
 
@@ -77,9 +77,9 @@ def out_of_scope(name: str) -> str | None:
 def missing_attribute(module: str) -> Callable[[str], object]:
     """Module-level ``__getattr__`` for `module`: AttributeError, ImportError in a `from` import.
 
-    A package's modules that are loaded by then get one too.
+    Its modules that are loaded by then, and theirs, get one too.
     """
-    for name in [name for name in sys.modules if name.rpartition(".")[0] == module]:
+    for name in [name for name in sys.modules if name.startswith(f"{module}.")]:
         vars(sys.modules[name]).setdefault("__getattr__", missing_attribute(name))
 
     def __getattr__(name: str) -> object:

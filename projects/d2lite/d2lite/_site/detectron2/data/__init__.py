@@ -12,5 +12,4 @@ from .dataset_mapper import *
 # Registers the builtin data sets, so it comes after the catalogs.
 from . import datasets, samplers  # isort: skip
 
-__all__ = [name for name in globals() if not name.startswith("_") and name != "missing_attribute"]
 __getattr__ = missing_attribute(__name__)

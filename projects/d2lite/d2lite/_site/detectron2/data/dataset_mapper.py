@@ -47,16 +47,14 @@ class DatasetMapper:
         precomputed_proposal_topk: int | None = None,
         recompute_boxes: bool = False,
     ):
-        if recompute_boxes:
-            assert use_instance_mask, "recompute_boxes requires instance masks"
+        assert use_instance_mask or not recompute_boxes, "recompute_boxes requires instance masks"
         if use_keypoint or precomputed_proposal_topk is not None:
             raise NotImplementedError(utils.OUT_OF_SCOPE)
         self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(augmentations)
         self.use_instance_mask, self.instance_mask_format = use_instance_mask, instance_mask_format
         self.recompute_boxes = recompute_boxes
-        mode = "training" if is_train else "inference"
-        logger.info(f"[DatasetMapper] Augmentations used in {mode}: {augmentations}")
+        logger.info(f"[DatasetMapper] Augmentations used (is_train={is_train}): {augmentations}")
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
@@ -77,17 +75,14 @@ class DatasetMapper:
         }
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
-        for annotation in dataset_dict["annotations"]:
+        annos = [x for x in dataset_dict.pop("annotations") if x.get("iscrowd", 0) == 0]
+        for annotation in annos:
+            annotation.pop("keypoints", None)
             if not self.use_instance_mask:
                 annotation.pop("segmentation", None)
-            annotation.pop("keypoints", None)
-        annotations = [
-            utils.transform_instance_annotations(x, transforms, image_shape)
-            for x in dataset_dict.pop("annotations")
-            if x.get("iscrowd", 0) == 0
-        ]
+            utils.transform_instance_annotations(annotation, transforms, image_shape)
         mask_format = self.instance_mask_format
-        instances = utils.annotations_to_instances(annotations, image_shape, mask_format)
+        instances = utils.annotations_to_instances(annos, image_shape, mask_format)
         # An image without annotations has no masks to recompute from.
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()

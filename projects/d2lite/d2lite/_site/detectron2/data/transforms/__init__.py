@@ -3,11 +3,8 @@
 # ruff: noqa: F403
 from fvcore.transforms.transform import *
 
-from detectron2._scope import missing_attribute
-
 from .augmentation import *
 from .augmentation_impl import *
 from .transform import *
 
-__all__ = [x for x in globals() if not x.startswith("_") and x != "missing_attribute"]
-__getattr__ = missing_attribute(__name__)
+__all__ = [x for x in globals() if not x.startswith("_")]

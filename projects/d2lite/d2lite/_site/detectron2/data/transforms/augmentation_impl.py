@@ -17,6 +17,9 @@ __all__ += ["RandomLighting", "RandomResize", "RandomRotation", "RandomSaturatio
 __all__ += ["Resize", "ResizeScale", "ResizeShortestEdge"]
 
 
+_SSD_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
 def _pair(value):
     """Two of a number that was given for both, anything else as it is."""
     return (value, value) if isinstance(value, (int, float)) else value
@@ -54,9 +57,7 @@ class RandomFlip(Augmentation):
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
         if bool(horizontal) == bool(vertical):
-            raise ValueError(
-                "One of horizontal and vertical has to be True; use two flips for both"
-            )
+            raise ValueError("Exactly one of horizontal and vertical has to be True")
         self._init(locals())
 
     def get_transform(self, image) -> T.Transform:
@@ -300,13 +301,7 @@ class MinIoURandomCrop(Augmentation):
         crop_trials: crops tried for one choice.
     """
 
-    def __init__(
-        self,
-        min_ious=(0.1, 0.3, 0.5, 0.7, 0.9),
-        min_crop_size=0.3,
-        mode_trials=1000,
-        crop_trials=50,
-    ):
+    def __init__(self, min_ious=_SSD_IOUS, min_crop_size=0.3, mode_trials=1000, crop_trials=50):
         self._init(locals())
         self.sample_mode = (1, *min_ious, 0)
 
