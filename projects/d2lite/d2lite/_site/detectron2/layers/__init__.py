@@ -1,6 +1,8 @@
 """Layers that models are built from, those of torch included that need help."""
 
 # ruff: noqa: F401
+from torch.nn import BatchNorm2d, ConvTranspose2d, Linear
+
 from detectron2 import _scope
 
 from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
@@ -11,10 +13,7 @@ from .nms import batched_nms, nms
 from .roi_align import ROIAlign, roi_align
 from .shape_spec import ShapeSpec
 from .wrappers import (
-    BatchNorm2d,
     Conv2d,
-    ConvTranspose2d,
-    Linear,
     cat,
     cross_entropy,
     empty_input_loss_func_wrapper,

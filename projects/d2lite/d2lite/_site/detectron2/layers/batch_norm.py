@@ -1,12 +1,10 @@
 """Normalisation layers, and their short names in configs."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detectron2.utils import comm
 
@@ -33,7 +31,7 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
         if not x.requires_grad:
-            return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+            return nn.functional.batch_norm(x, mean, var, weight, bias, eps=self.eps)
         # batch_norm's backward would also spend memory on the gradients of the affine factors.
         scale = weight * (var + self.eps).rsqrt()
         shift = bias - mean * scale
@@ -81,7 +79,7 @@ def _convert(module: nn.Module, from_types: tuple[type, ...], to_type: type) -> 
     return result
 
 
-def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
+def get_norm(norm, out_channels: int) -> nn.Module | None:
     """Make a normalisation layer.
 
     Args:

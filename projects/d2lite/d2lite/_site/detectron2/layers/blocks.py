@@ -26,8 +26,7 @@ class CNNBlockBase(nn.Module):
         Returns:
             The block itself.
         """
-        for parameter in self.parameters():
-            parameter.requires_grad = False
+        self.requires_grad_(False)
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         return self
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Bytes that the sampled masks of one chunk may take on a GPU, in float32.
 GPU_MEM_LIMIT = 1024**3
@@ -36,8 +35,8 @@ def _do_paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_em
     shape = (masks.shape[0], y.shape[1], x.shape[1])
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
     masks = masks if masks.is_floating_point() else masks.float()
-    sampled = F.grid_sample(masks, grid.to(masks.dtype), align_corners=False)[:, 0]
-    return sampled, y_first, x_first
+    sampled = torch.nn.functional.grid_sample(masks, grid.to(masks.dtype), align_corners=False)
+    return sampled[:, 0], y_first, x_first
 
 
 @torch.jit.script_if_tracing

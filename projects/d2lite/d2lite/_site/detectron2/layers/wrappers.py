@@ -1,7 +1,6 @@
 """Thin layers over torch's: convolution with norm and activation, and help with shapes."""
 
 import functools
-from collections.abc import Callable
 from typing import List, Optional  # noqa: UP035 (TorchScript compiles this)
 
 import torch
@@ -44,7 +43,7 @@ def nonzero_tuple(x: Tensor):
     return x.nonzero(as_tuple=True)
 
 
-def empty_input_loss_func_wrapper(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def empty_input_loss_func_wrapper(loss_func):
     """Make the mean of a loss over nothing 0, with a gradient of 0, instead of NaN."""
 
     @functools.wraps(loss_func)

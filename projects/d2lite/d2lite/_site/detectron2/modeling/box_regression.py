@@ -4,7 +4,6 @@ import math
 import warnings
 
 import torch
-import torch.nn.functional as F
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from detectron2.layers import cat, ciou_loss, diou_loss
@@ -25,8 +24,7 @@ class Box2BoxTransform:
     def __init__(
         self, weights: tuple[float, float, float, float], scale_clamp: float = _DEFAULT_SCALE_CLAMP
     ):
-        self.weights = weights
-        self.scale_clamp = scale_clamp
+        self.weights, self.scale_clamp = weights, scale_clamp
 
     def get_deltas(self, src_boxes: torch.Tensor, target_boxes: torch.Tensor) -> torch.Tensor:
         """Deltas (N, 4) that move ``src_boxes`` to ``target_boxes``, both (N, 4) as x1y1x2y2."""
@@ -86,7 +84,7 @@ class Box2BoxTransformLinear:
 
         Negative distances count as 0, so the result is always a valid box.
         """
-        deltas = F.relu(deltas)
+        deltas = deltas.relu()
         boxes = boxes.to(deltas.dtype)
         centers = (0.5 * (boxes[:, :2] + boxes[:, 2:]))[:, None, :]
         distances = deltas.unflatten(1, (-1, 4)) * self._unit(boxes)[:, None, :]

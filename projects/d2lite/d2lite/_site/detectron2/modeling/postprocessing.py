@@ -1,7 +1,6 @@
 """From the network's coordinates to those of the wanted output."""
 
 import torch
-from torch.nn import functional as F
 
 from detectron2.structures import Instances, ROIMasks
 
@@ -29,9 +28,9 @@ def detector_postprocess(
     scale_x = 1.0 * output_width / results.image_size[1]
     traced = isinstance(output_width, torch.Tensor)
     results = Instances(torch.stack(size) if traced else size, **results.get_fields())
-    boxes = [name for name in ("pred_boxes", "proposal_boxes") if results.has(name)]
-    assert boxes, "Predictions must contain boxes!"
-    output_boxes = results.get(boxes[0])
+    name = "pred_boxes" if results.has("pred_boxes") else "proposal_boxes"
+    assert results.has(name), "Predictions must contain boxes!"
+    output_boxes = results.get(name)
     output_boxes.scale(scale_x, scale_y)
     output_boxes.clip(results.image_size)
     results = results[output_boxes.nonempty()]
@@ -40,9 +39,6 @@ def detector_postprocess(
         masks = results.pred_masks
         masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0, :, :])
         results.pred_masks = masks.to_bitmasks(results.pred_boxes, *size, mask_threshold).tensor
-    if results.has("pred_keypoints"):
-        results.pred_keypoints[:, :, 0] *= scale_x
-        results.pred_keypoints[:, :, 1] *= scale_y
     return results
 
 
@@ -60,4 +56,4 @@ def sem_seg_postprocess(result: torch.Tensor, img_size, output_height: int, outp
     """
     result = result[:, : img_size[0], : img_size[1]].expand(1, -1, -1, -1)
     size = (output_height, output_width)
-    return F.interpolate(result, size=size, mode="bilinear", align_corners=False)[0]
+    return torch.nn.functional.interpolate(result, size, mode="bilinear", align_corners=False)[0]

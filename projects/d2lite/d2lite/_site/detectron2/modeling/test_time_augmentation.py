@@ -2,19 +2,17 @@
 
 import copy
 import itertools
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detectron2.config import configurable
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, Instances
 
-from ._options import options
+from ._options import configurable, options
 from .meta_arch import GeneralizedRCNN
 from .postprocessing import detector_postprocess
 from .roi_heads.fast_rcnn import fast_rcnn_inference_single_image
@@ -45,10 +43,9 @@ class DatasetMapperTTA:
             image of the size (height, width) to its own.
         """
         image = dataset_dict["image"].permute(1, 2, 0).numpy()
-        size, original_size = image.shape[:2], (dataset_dict["height"], dataset_dict["width"])
         # The image may have been resized by the mapper before this one.
-        resized = T.ResizeTransform(*original_size, *size)
-        before = T.NoOpTransform() if size == original_size else resized
+        original_size = (dataset_dict["height"], dataset_dict["width"])
+        before = T.ResizeTransform(*original_size, *image.shape[:2])
         flips = [[], [T.RandomFlip(prob=1.0)]] if self.flip else [[]]
         results = []
         for min_size, flip in itertools.product(self.min_sizes, flips):
@@ -109,17 +106,6 @@ class GeneralizedRCNNWithTTA(nn.Module):
             inputs["height"], inputs["width"] = inputs["image"].shape[1:]
         return inputs
 
-    @contextmanager
-    def _turn_off_roi_heads(self, attrs):
-        """Set attributes of ``model.roi_heads`` to False for a while, those that it has."""
-        heads = self.model.roi_heads
-        before = {a: getattr(heads, a) for a in attrs if getattr(heads, a, None) is not None}
-        vars(heads).update(dict.fromkeys(before, False))
-        try:
-            yield
-        finally:
-            vars(heads).update(before)
-
     def _batch_inference(self, batched_inputs, detected_instances=None):
         """Results of all inputs, in batches, without post-processing."""
         outputs = []
@@ -134,9 +120,13 @@ class GeneralizedRCNNWithTTA(nn.Module):
         size = (inputs["height"], inputs["width"])
         augmented_inputs, transforms = self._get_augmented_inputs(inputs)
         # Masks are only wanted for the boxes that survive
-        with self._turn_off_roi_heads(["mask_on", "keypoint_on"]):
-            boxes, scores, classes = self._get_augmented_boxes(augmented_inputs, transforms)
-        merged = self._merge_detections(boxes, scores, classes, size)
+        heads = self.model.roi_heads
+        mask_on, heads.mask_on = getattr(heads, "mask_on", False), False
+        try:
+            detections = self._get_augmented_boxes(augmented_inputs, transforms)
+        finally:
+            heads.mask_on = mask_on
+        merged = self._merge_detections(*detections, size)
         if self.cfg.MODEL.MASK_ON:
             instances = self._rescale_detected_boxes(augmented_inputs, merged, transforms)
             outputs = self._batch_inference(augmented_inputs, instances)
@@ -154,8 +144,8 @@ class GeneralizedRCNNWithTTA(nn.Module):
         outputs = self._batch_inference(augmented_inputs)
         pairs = zip(outputs, transforms, strict=True)
         boxes = [_transformed(output.pred_boxes, t.inverse()) for output, t in pairs]
-        scores = torch.cat([output.scores for output in outputs])
-        return torch.cat(boxes), scores, torch.cat([output.pred_classes for output in outputs])
+        columns = (boxes, [x.scores for x in outputs], [x.pred_classes for x in outputs])
+        return tuple(map(torch.cat, columns))
 
     def _merge_detections(self, all_boxes, all_scores, all_classes, shape_hw):
         """NMS over the detections of all versions."""
@@ -163,9 +153,8 @@ class GeneralizedRCNNWithTTA(nn.Module):
         # Class scores as the box branch would give them, one class for each box
         scores = torch.zeros(len(all_boxes), heads.NUM_CLASSES + 1, device=all_boxes.device)
         scores[torch.arange(len(all_boxes)), all_classes] = all_scores
-        return fast_rcnn_inference_single_image(
-            all_boxes, scores, shape_hw, 1e-8, heads.NMS_THRESH_TEST, limit
-        )[0]
+        limits = (1e-8, heads.NMS_THRESH_TEST, limit)
+        return fast_rcnn_inference_single_image(all_boxes, scores, shape_hw, *limits)[0]
 
     def _rescale_detected_boxes(self, augmented_inputs, merged_instances, transforms):
         """The merged instances in the coordinates of every version."""

@@ -31,7 +31,4 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every output, by name."""
         channels, strides = self._out_feature_channels, self._out_feature_strides
-        return {
-            name: ShapeSpec(channels=channels[name], stride=strides[name])
-            for name in self._out_features
-        }
+        return {f: ShapeSpec(channels=channels[f], stride=strides[f]) for f in self._out_features}

@@ -3,11 +3,10 @@
 import math
 from functools import partial
 
-import torch.nn.functional as F
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d, get_norm, interpolate
 
 from .backbone import Backbone
 
@@ -45,8 +44,8 @@ class FPN(Backbone):
         assert fuse_type in {"avg", "sum"}, f"fuse_type must be 'avg' or 'sum', not {fuse_type!r}"
         shapes = bottom_up.output_shape()
         strides = [shapes[f].stride for f in in_features]
-        for finer, coarser in zip(strides[:-1], strides[1:], strict=True):
-            assert coarser == 2 * finer, f"Strides {finer} {coarser} are not log2 contiguous"
+        doubling = [strides[0] * 2**i for i in range(len(strides))]
+        assert strides == doubling, f"Strides {strides} are not log2 contiguous"
         levels = [int(math.log2(stride)) for stride in strides]
 
         # Plain lists: in a ModuleList these weights would appear a second time in the state dict.
@@ -63,8 +62,7 @@ class FPN(Backbone):
                 c2_xavier_fill(layer)
                 self.add_module(f"fpn_{kind}{level}", layer)
 
-        self.top_block, self.in_features = top_block, tuple(in_features)
-        self.bottom_up = bottom_up
+        self.top_block, self.in_features, self.bottom_up = top_block, tuple(in_features), bottom_up
         if top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
@@ -89,7 +87,7 @@ class FPN(Backbone):
         for name, lateral, output in convs:
             merged = lateral(features[name])
             if top_down is not None:
-                merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
+                merged = merged + interpolate(top_down, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
             top_down = merged
@@ -108,7 +106,7 @@ class LastLevelMaxPool(nn.Module):
         self.num_levels, self.in_feature = 1, "p5"
 
     def forward(self, x):
-        return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+        return [nn.functional.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
 
 
 class LastLevelP6P7(nn.Module):
@@ -124,4 +122,4 @@ class LastLevelP6P7(nn.Module):
 
     def forward(self, c5):
         p6 = self.p6(c5)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(p6.relu())]

@@ -1,7 +1,5 @@
 """Models by name."""
 
-import torch
-
 from detectron2.utils.registry import Registry
 
 # Callables of (cfg) that return a whole model.
@@ -13,5 +11,4 @@ def build_model(cfg):
 
     No weights are loaded: ``cfg.MODEL.WEIGHTS`` is the checkpointer's business.
     """
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(cfg.MODEL.DEVICE)

@@ -36,12 +36,9 @@ class ImageModel(nn.Module):
         """Where the model is, and its inputs go."""
         return self.pixel_mean.device
 
-    def _move_to_current_device(self, x):
-        return move_device_like(x, self.pixel_mean)
-
     def preprocess_image(self, batched_inputs: list[dict[str, torch.Tensor]]) -> ImageList:
         """Normalise and pad the ``image`` (C, H, W) of every input."""
-        images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
+        images = [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
         return self._batch([(x - self.pixel_mean) / self.pixel_std for x in images], 0.0)
 
     def _extract(self, batched_inputs):
@@ -53,16 +50,18 @@ class ImageModel(nn.Module):
         divisor, constraints = self.backbone.size_divisibility, self.backbone.padding_constraints
         return ImageList.from_tensors(images, divisor, pad_value, constraints)
 
-    def _gather_instances(self, batched_inputs, key="instances") -> list[Instances] | None:
+    def _gather_instances(self, batched_inputs) -> list[Instances] | None:
         """Ground truth of all inputs, on the model's device; None if there is none."""
-        if key not in batched_inputs[0]:
+        if "instances" not in batched_inputs[0]:
             return None
-        return [x[key].to(self.device) for x in batched_inputs]
+        return [x["instances"].to(self.device) for x in batched_inputs]
 
-    def _batch_sem_seg(self, batched_inputs, ignore_value: int) -> torch.Tensor:
-        """Semantic labels of all inputs (B, H, W), padded with the ignored label."""
-        labels = [self._move_to_current_device(x["sem_seg"]) for x in batched_inputs]
-        return self._batch(labels, ignore_value).tensor
+    def _batch_sem_seg(self, batched_inputs) -> torch.Tensor | None:
+        """Semantic labels of all inputs (B, H, W), padded with the ignored one; None if none."""
+        if "sem_seg" not in batched_inputs[0]:
+            return None
+        labels = [move_device_like(x["sem_seg"], self.pixel_mean) for x in batched_inputs]
+        return self._batch(labels, self.sem_seg_head.ignore_value).tensor
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -1,12 +1,9 @@
 """Panoptic FPN (https://arxiv.org/abs/1901.02446)."""
 
-import logging
-
 import torch
 from torch import nn
 
-from detectron2.config import configurable
-
+from .._options import configurable
 from ..postprocessing import detector_postprocess, sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import output_size
@@ -46,20 +43,15 @@ class PanopticFPN(GeneralizedRCNN):
     def from_config(cls, cfg):
         ret = super().from_config(cfg)
         ret["sem_seg_head"] = build_sem_seg_head(cfg, ret["backbone"].output_shape())
-        combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        ret["combine_overlap_thresh"] = combine.OVERLAP_THRESH
-        ret["combine_stuff_area_thresh"] = combine.STUFF_AREA_LIMIT
-        ret["combine_instances_score_thresh"] = combine.INSTANCES_CONFIDENCE_THRESH
-        logger = logging.getLogger(__name__)
-        if not combine.ENABLED:
-            logger.warning("COMBINED.ENABLED is no longer used. Use inference(do_postprocess=).")
-        factor = cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT
-        if factor != 1.0:
-            logger.warning("INSTANCE_LOSS_WEIGHT should be replaced by weights on each ROI head.")
+        node = cfg.MODEL.PANOPTIC_FPN
+        combine, factor = node.COMBINE, node.INSTANCE_LOSS_WEIGHT
+        if factor != 1.0:  # a key that is older than the weights of each head
             box_weights = ret["roi_heads"].box_predictor.loss_weight
             box_weights.update({name: weight * factor for name, weight in box_weights.items()})
             ret["roi_heads"].mask_head.loss_weight *= factor
-        return ret
+        ret["combine_overlap_thresh"] = combine.OVERLAP_THRESH
+        ret["combine_stuff_area_thresh"] = combine.STUFF_AREA_LIMIT
+        return ret | {"combine_instances_score_thresh": combine.INSTANCES_CONFIDENCE_THRESH}
 
     def forward(self, batched_inputs):
         """Train or predict.
@@ -77,8 +69,7 @@ class PanopticFPN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         images, features = self._extract(batched_inputs)
         assert "sem_seg" in batched_inputs[0], "PanopticFPN needs 'sem_seg' labels in training"
-        gt_sem_seg = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
-        _, losses = self.sem_seg_head(features, gt_sem_seg)
+        _, losses = self.sem_seg_head(features, self._batch_sem_seg(batched_inputs))
         truth = self._gather_instances(batched_inputs)
         _, _, rpn_losses, roi_losses = self._detect(batched_inputs, images, features, truth)
         return {**losses, **rpn_losses, **roi_losses}
@@ -107,14 +98,10 @@ class PanopticFPN(GeneralizedRCNN):
         wanted_size = output_size(inputs, image_size)
         sem_seg = sem_seg_postprocess(sem_seg, image_size, *wanted_size)
         instances = detector_postprocess(instances, *wanted_size)
-        panoptic_seg = combine_semantic_and_instance_outputs(
-            instances,
-            sem_seg.argmax(dim=0),
-            self.combine_overlap_thresh,
-            self.combine_stuff_area_thresh,
-            self.combine_instances_score_thresh,
-        )
-        return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}
+        overlap, stuff_area = self.combine_overlap_thresh, self.combine_stuff_area_thresh
+        limits = (overlap, stuff_area, self.combine_instances_score_thresh)
+        merged = combine_semantic_and_instance_outputs(instances, sem_seg.argmax(dim=0), *limits)
+        return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": merged}
 
 
 def combine_semantic_and_instance_outputs(

@@ -1,25 +1,18 @@
 """Detectors that look at proposed regions."""
 
-import logging
-
 import numpy as np
 import torch
 from torch import nn
 
-from detectron2.config import configurable
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.logger import log_first_n
 
-from .._options import options
-from ..backbone import Backbone
+from .._options import configurable, options
 from ..postprocessing import detector_postprocess
 from ..proposal_generator import build_proposal_generator
 from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, output_size
-
-_MAX_DRAWN_PROPOSALS = 20
 
 
 @META_ARCH_REGISTRY.register()
@@ -40,7 +33,7 @@ class GeneralizedRCNN(ImageModel):
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone,
         proposal_generator: nn.Module,
         roi_heads: nn.Module,
         pixel_mean: tuple[float],
@@ -61,13 +54,12 @@ class GeneralizedRCNN(ImageModel):
         return ret | {"roi_heads": build_roi_heads(cfg, shapes), "input_format": cfg.INPUT.FORMAT}
 
     def visualize_training(self, batched_inputs, proposals):
-        """Put a picture of the first image's ground truth and best proposals into the storage."""
+        """Put a picture of the first image's ground truth and 20 best proposals into storage."""
         # Drawing needs matplotlib, which training without pictures does not.
         from detectron2.utils.visualizer import Visualizer
 
-        image = batched_inputs[0]["image"].permute(1, 2, 0)
-        image = convert_image_to_rgb(image, self.input_format)
-        best = proposals[0].proposal_boxes[:_MAX_DRAWN_PROPOSALS].tensor.cpu().numpy()
+        image = convert_image_to_rgb(batched_inputs[0]["image"].permute(1, 2, 0), self.input_format)
+        best = proposals[0].proposal_boxes[:20].tensor.cpu().numpy()
         both = (batched_inputs[0]["instances"].gt_boxes, best)
         drawn = [Visualizer(image, None).overlay_instances(boxes=boxes) for boxes in both]
         picture = np.concatenate([side.get_image() for side in drawn], axis=1)
@@ -149,7 +141,7 @@ class ProposalNetwork(ImageModel):
     """
 
     @configurable
-    def __init__(self, *, backbone: Backbone, proposal_generator, pixel_mean, pixel_std):
+    def __init__(self, *, backbone, proposal_generator, pixel_mean, pixel_std):
         super().__init__(backbone, pixel_mean, pixel_std)
         self.proposal_generator = proposal_generator
 
@@ -168,9 +160,6 @@ class ProposalNetwork(ImageModel):
         """
         images, features = self._extract(batched_inputs)
         gt_instances = self._gather_instances(batched_inputs)
-        if gt_instances is None and "targets" in batched_inputs[0]:
-            log_first_n(logging.WARN, "'targets' of inputs is now renamed to 'instances'!", n=10)
-            gt_instances = self._gather_instances(batched_inputs, "targets")
         proposals, losses = self.proposal_generator(images, features, gt_instances)
         # In training proposals are only made because the generator always makes them.
         if self.training:

@@ -5,14 +5,10 @@ import math
 import torch
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
-from torch.nn import functional as F
 
-from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.utils.registry import Registry
+from detectron2.layers import Conv2d, ShapeSpec, get_norm, interpolate
 
-from .._options import options
-from ..backbone import Backbone
+from .._options import Registry, configurable, options
 from ..postprocessing import sem_seg_postprocess
 from .build import META_ARCH_REGISTRY
 from .image_model import ImageModel, output_size
@@ -34,7 +30,7 @@ class SemanticSegmentor(ImageModel):
     """
 
     @configurable
-    def __init__(self, *, backbone: Backbone, sem_seg_head: nn.Module, pixel_mean, pixel_std):
+    def __init__(self, *, backbone, sem_seg_head: nn.Module, pixel_mean, pixel_std):
         super().__init__(backbone, pixel_mean, pixel_std)
         self.sem_seg_head = sem_seg_head
 
@@ -55,9 +51,7 @@ class SemanticSegmentor(ImageModel):
             (classes, height, width).
         """
         images, features = self._extract(batched_inputs)
-        targets = None
-        if "sem_seg" in batched_inputs[0]:
-            targets = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
+        targets = self._batch_sem_seg(batched_inputs)
         logits, losses = self.sem_seg_head(features, targets)
         if self.training:
             return losses
@@ -109,10 +103,9 @@ class SemSegFPNHead(nn.Module):
         self.ignore_value, self.loss_weight = ignore_value, loss_weight
         self.common_stride, self.scale_heads = common_stride, []
         for name, shape in shapes:
-            num_convs = max(1, int(math.log2(shape.stride) - math.log2(common_stride)))
             layers, channels = [], shape.channels
-            for _ in range(num_convs):
-                after = {"norm": get_norm(norm, conv_dims), "activation": F.relu}
+            for _ in range(max(1, int(math.log2(shape.stride / common_stride)))):
+                after = {"norm": get_norm(norm, conv_dims), "activation": nn.functional.relu}
                 layers.append(Conv2d(channels, conv_dims, 3, padding=1, bias=not norm, **after))
                 c2_msra_fill(layers[-1])
                 channels = conv_dims
@@ -141,17 +134,15 @@ class SemSegFPNHead(nn.Module):
 
     def layers(self, features):
         """Logits (B, classes, H, W) at the common stride."""
-        pairs = zip(self.in_features, self.scale_heads, strict=True)
-        levels = [head(features[name]) for name, head in pairs]
-        return self.predictor(sum(levels[1:], levels[0]))
+        heads = zip(self.in_features, self.scale_heads, strict=True)
+        return self.predictor(sum(head(features[name]) for name, head in heads))
 
     def losses(self, predictions, targets):
         """Cross entropy at the size of the input, averaged over all pixels that count."""
         # The loss of half-precision logits would be inexact.
         predictions = self._upsample(predictions.float())
-        loss = F.cross_entropy(predictions, targets, ignore_index=self.ignore_value)
+        loss = nn.functional.cross_entropy(predictions, targets, ignore_index=self.ignore_value)
         return {"loss_sem_seg": loss * self.loss_weight}
 
     def _upsample(self, x: torch.Tensor) -> torch.Tensor:
-        scale = self.common_stride
-        return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        return interpolate(x, scale_factor=self.common_stride, mode="bilinear", align_corners=False)

@@ -68,8 +68,7 @@ def _select_proposals(boxes, scores, levels, image_size, nms_thresh, topk, min_b
     boxes = Boxes(boxes)
     boxes.clip(image_size)
     keep = boxes.nonempty(threshold=min_box_size)
-    if torch.jit.is_tracing() or not keep.all():
-        boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
+    boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
     keep = batched_nms(boxes.tensor, scores, levels, nms_thresh)[:topk]
     return Instances(image_size, proposal_boxes=boxes[keep], objectness_logits=scores[keep])
 
@@ -94,8 +93,7 @@ def add_ground_truth_to_proposals_single_image(gt, proposals: Instances) -> Inst
     """`add_ground_truth_to_proposals` for one image."""
     if isinstance(gt, Boxes):
         gt = Instances(proposals.image_size, gt_boxes=gt)
-    probability = 1.0 - 1e-10
-    logit = math.log(probability / (1 - probability))
+    logit = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
     gt_proposal = Instances(proposals.image_size, **gt.get_fields())
     gt_proposal.proposal_boxes = gt.gt_boxes
     device = proposals.objectness_logits.device

@@ -1,7 +1,6 @@
 """Region proposal network (https://arxiv.org/abs/1506.01497)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from detectron2.layers import Conv2d, ShapeSpec, cat
@@ -201,7 +200,7 @@ class RPN(nn.Module):
         loc = _dense_box_regression_loss(*boxes, self.box_reg_loss_type, self.smooth_l1_beta)
         sampled = labels >= 0
         logits, truth = cat(pred_objectness_logits, dim=1)[sampled], labels[sampled].float()
-        objectness = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+        objectness = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
         size = self.batch_size_per_image * num_images
         losses = {"loss_rpn_cls": objectness / size, "loss_rpn_loc": loc / size}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}

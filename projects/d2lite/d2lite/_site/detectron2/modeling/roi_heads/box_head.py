@@ -59,11 +59,9 @@ class FastRCNNConvFCHead(nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.ROI_BOX_HEAD
-        dims = {
-            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
-            "fc_dims": [node.FC_DIM] * node.NUM_FC,
-        }
-        return {"input_shape": input_shape, "conv_norm": node.NORM, **dims}
+        convs, linears = [node.CONV_DIM] * node.NUM_CONV, [node.FC_DIM] * node.NUM_FC
+        ret = {"input_shape": input_shape, "conv_norm": node.NORM}
+        return ret | {"conv_dims": convs, "fc_dims": linears}
 
     @property
     @torch.jit.unused

@@ -1,10 +1,7 @@
 """Classes and boxes of regions: losses and inference of Fast R-CNN."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from detectron2.layers import ShapeSpec, batched_nms, cat, cross_entropy, nonzero_tuple
 from detectron2.structures import Boxes, Instances
@@ -66,11 +63,6 @@ def _log_classification_stats(pred_logits, gt_classes, prefix="fast_rcnn"):
         get_event_storage().put_scalar(f"{prefix}/{name}", hits.double().mean().item())
 
 
-def _counts(proposals):
-    # `len` makes integers, which would be constants of a traced graph.
-    return [p.__len__() for p in proposals]
-
-
 class FastRCNNOutputLayers(nn.Module):
     """Two linear layers on the features of a box: scores of classes, and deltas of boxes.
 
@@ -108,7 +100,7 @@ class FastRCNNOutputLayers(nn.Module):
         loss_weight: float | dict[str, float] = 1.0,
         use_fed_loss: bool = False,
         use_sigmoid_ce: bool = False,
-        get_fed_loss_cls_weights: Callable | None = None,
+        get_fed_loss_cls_weights=None,
         fed_loss_num_classes: int = 50,
     ):
         super().__init__()
@@ -207,9 +199,9 @@ class FastRCNNOutputLayers(nn.Module):
         if pred_class_logits.numel() == 0:
             return pred_class_logits.new_zeros([1])[0]
         num_boxes, num_classes = pred_class_logits.shape[0], pred_class_logits.shape[1] - 1
-        target = F.one_hot(gt_classes, num_classes + 1)[:, :-1].to(pred_class_logits.dtype)
+        target = nn.functional.one_hot(gt_classes, num_classes + 1)[:, :-1].to(pred_class_logits)
         logits = pred_class_logits[:, :-1]
-        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.use_fed_loss:
             drawn = (self.fed_loss_num_classes, num_classes, self.fed_loss_cls_weights)
             weight = pred_class_logits.new_zeros(num_classes + 1)
@@ -253,7 +245,7 @@ class FastRCNNOutputLayers(nn.Module):
         boxes = torch.cat(self.predict_boxes(predictions, proposals)).unflatten(1, (-1, 4))
         classes = torch.cat([p.gt_classes for p in proposals]).clamp(0, boxes.shape[1] - 1)
         boxes = boxes[torch.arange(len(boxes), device=boxes.device), classes]
-        return boxes.split(_counts(proposals))
+        return boxes.split([len(p) for p in proposals])
 
     def predict_boxes(self, predictions, proposals: list[Instances]):
         """Boxes (n, K * 4 or 4) of every image."""
@@ -261,10 +253,11 @@ class FastRCNNOutputLayers(nn.Module):
             return []
         proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
         boxes = self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)
-        return boxes.split(_counts(proposals))
+        # `len` makes integers, which would be constants of a traced graph.
+        return boxes.split([p.__len__() for p in proposals])
 
     def predict_probs(self, predictions, proposals: list[Instances]):
         """Probabilities (n, K + 1) of every image; the last column is background."""
         scores = predictions[0]
-        probs = scores.sigmoid() if self.use_sigmoid_ce else F.softmax(scores, dim=-1)
-        return probs.split(_counts(proposals), dim=0)
+        probs = scores.sigmoid() if self.use_sigmoid_ce else scores.softmax(dim=-1)
+        return probs.split([p.__len__() for p in proposals])

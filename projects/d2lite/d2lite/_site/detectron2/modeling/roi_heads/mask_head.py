@@ -3,7 +3,6 @@
 import torch
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
-from torch.nn import functional as F
 
 from detectron2.layers import Conv2d, ConvTranspose2d, cat
 from detectron2.structures import Instances
@@ -44,7 +43,7 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
         for i, pair in enumerate(cat([logits.sigmoid(), gt_masks], dim=2)):
             title = f"Left: mask prediction;   Right: mask GT ({i})"
             storage.put_image(title, pair.expand(3, -1, -1))
-    return F.binary_cross_entropy_with_logits(logits, gt_masks, reduction="mean")
+    return nn.functional.binary_cross_entropy_with_logits(logits, gt_masks)
 
 
 def _of_classes(logits, classes):

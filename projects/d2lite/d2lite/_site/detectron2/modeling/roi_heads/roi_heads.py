@@ -69,9 +69,8 @@ class ROIHeads(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.ROI_HEADS
-        ret = {"proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS)}
-        names = "NUM_CLASSES BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION PROPOSAL_APPEND_GT"
-        return ret | options(node, names)
+        ret = options(node, "NUM_CLASSES BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION PROPOSAL_APPEND_GT")
+        return ret | {"proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS)}
 
     def _sample_proposals(self, matched_idxs, matched_labels, gt_classes: torch.Tensor):
         """Draw proposals of one image, foreground first.
@@ -85,12 +84,11 @@ class ROIHeads(nn.Module):
             indices of the drawn proposals, and their classes: ``num_classes`` is background,
             -1 ignored (never drawn).
         """
+        classes = torch.full_like(matched_idxs, self.num_classes)
         if gt_classes.numel() > 0:
             classes = gt_classes[matched_idxs]
             classes[matched_labels == 0] = self.num_classes
             classes[matched_labels == -1] = -1
-        else:
-            classes = torch.full_like(matched_idxs, self.num_classes)
         size, fraction = self.batch_size_per_image, self.positive_fraction
         sampled = torch.cat(subsample_labels(classes, size, fraction, self.num_classes), dim=0)
         return sampled, classes[sampled]
