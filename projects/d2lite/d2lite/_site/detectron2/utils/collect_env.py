@@ -30,7 +30,7 @@ def _gpu_rows() -> list[tuple[str, str]]:
         major, minor = torch.cuda.get_device_capability(k)
         devices[f"{torch.cuda.get_device_name(k)} (arch={major}.{minor})"].append(str(k))
     rows = [("GPU " + ",".join(ids), name) for name, ids in devices.items()]
-    driver = torch_env.get_nvidia_driver_version(torch_env.run)
+    driver = torch_env.get_nvidia_driver_version(torch_env.run) or "Not found"
     return [("GPU available", "Yes"), *rows, ("Driver version", driver)]
 
 

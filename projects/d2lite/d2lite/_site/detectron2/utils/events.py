@@ -36,10 +36,14 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Scalars with their histories, images and histograms, tagged with the current iteration."""
+    """Scalars with their histories, images and histograms, tagged with the current iteration.
+
+    Attributes:
+        iter: the current iteration; the trainer sets it.
+    """
 
     def __init__(self, start_iter: int = 0):
-        self._iter = start_iter
+        self.iter = start_iter
         self._prefix = ""
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._latest: dict[str, tuple[float, int]] = {}
@@ -54,7 +58,7 @@ class EventStorage:
             AssertionError: the name was recorded with another hint before.
         """
         name = self._prefix + name
-        self._latest[name] = float(value), self._iter if cur_iter is None else cur_iter
+        self._latest[name] = float(value), self.iter if cur_iter is None else cur_iter
         self._history[name].update(*self._latest[name])
         same = self._smoothed.setdefault(name, smoothing_hint) == smoothing_hint
         assert same, f"Scalar {name} was put with a different smoothing_hint!"
@@ -66,7 +70,7 @@ class EventStorage:
 
     def put_image(self, img_name, img_tensor):
         """Keep an image, (3, H, W), uint8 or floats in 0..1, for the TensorBoard writer."""
-        self._vis_data.append((img_name, img_tensor, self._iter))
+        self._vis_data.append((img_name, img_tensor, self.iter))
 
     def put_histogram(self, hist_name, hist_tensor, bins=1000):
         """Keep the histogram of a one-dimensional tensor for the TensorBoard writer."""
@@ -74,7 +78,7 @@ class EventStorage:
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float32)
         sums = float(hist_tensor.sum()), float(hist_tensor.square().sum())
         histogram = {"tag": hist_name, "min": low, "max": high, "num": len(hist_tensor)}
-        histogram |= {"sum": sums[0], "sum_squares": sums[1], "global_step": self._iter}
+        histogram |= {"sum": sums[0], "sum_squares": sums[1], "global_step": self.iter}
         histogram["bucket_limits"] = edges[1:].tolist()
         histogram["bucket_counts"] = torch.histc(hist_tensor, bins=bins).tolist()
         self._histograms.append(histogram)
@@ -119,18 +123,9 @@ class EventStorage:
 
     def step(self):
         """Go to the next iteration."""
-        self._iter += 1
+        self.iter += 1
 
-    @property
-    def iter(self):
-        """Current iteration; the trainer sets it."""
-        return self._iter
-
-    @iter.setter
-    def iter(self, val):
-        self._iter = int(val)
-
-    iteration = property(lambda self: self._iter, doc="Same as ``iter``.")
+    iteration = property(lambda self: self.iter, doc="Same as ``iter``.")
 
     def __enter__(self):
         _active.append(self)

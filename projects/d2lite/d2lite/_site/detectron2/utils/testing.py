@@ -1,22 +1,14 @@
 """Helpers of tests."""
 
-import io
 import os
 import tempfile
 
 import torch
 
-from detectron2 import model_zoo
 from detectron2.config import LazyConfig
 from detectron2.structures import Boxes, ROIMasks
 
-__all__ = ["assert_instances_allclose", "get_model_no_weights", "min_torch_version"]
-__all__ += ["random_boxes", "reload_lazy_config", "reload_script_model"]
-
-
-def get_model_no_weights(config_path: str) -> torch.nn.Module:
-    """Model of a built-in config, with random weights."""
-    return model_zoo.get(config_path)
+__all__ = ["assert_instances_allclose", "random_boxes", "reload_lazy_config"]
 
 
 def random_boxes(num_boxes: int, max_coord: float = 100, device="cpu") -> torch.Tensor:
@@ -59,22 +51,9 @@ def assert_instances_allclose(
         assert close, f"{msg}Field {name} is different!"
 
 
-def reload_script_model(module):
-    """Save a scripted module to a buffer and load it from there."""
-    buffer = io.BytesIO()
-    torch.jit.save(module, buffer)
-    buffer.seek(0)
-    return torch.jit.load(buffer)
-
-
 def reload_lazy_config(cfg):
     """Save a config to a file and load it from there."""
     with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
         filename = os.path.join(folder, "d2_cfg_test.yaml")
         LazyConfig.save(cfg, filename)
         return LazyConfig.load(filename)
-
-
-def min_torch_version(min_version: str) -> bool:
-    """Whether PyTorch is at least `min_version`, such as "2.4"."""
-    return torch.__version__ >= min_version

@@ -14,11 +14,10 @@ _BOX_IOU, _MASK_IOU = 0.6, 0.5
 
 @dataclass
 class _DetectedInstance:
-    """An object of one frame: class, box or mask, colour, and frames it may be missed yet."""
+    """An object of one frame: class, box or RLE, colour, and frames it may be missed yet."""
 
     label: int
-    bbox: np.ndarray | None
-    mask_rle: dict | None
+    shape: np.ndarray | dict
     color: tuple | None = None
     ttl: int = _FRAMES_REMEMBERED
 
@@ -56,8 +55,7 @@ class VideoVisualizer:
         if colors is None and predictions.has("ID"):
             colors = self._assign_colors_by_id(predictions)
         elif colors is None:
-            found = [_DetectedInstance(classes[i], boxes[i], None) for i in range(count)]
-            colors = self._assign_colors(found)
+            colors = self._assign_colors(list(map(_DetectedInstance, classes, boxes)), _BOX_IOU)
         names, periods = self.metadata.get("thing_classes"), field("ID_period")
         labels = _create_text_labels(classes, field("scores"), names)
         threshold = self.metadata.get("period_threshold", 0)
@@ -89,9 +87,8 @@ class VideoVisualizer:
         masks, segments = zip(*instances, strict=True)
         rles = mask_util.encode(np.asfortranarray(np.stack(masks, axis=2), dtype=np.uint8))
         categories = [segment["category_id"] for segment in segments]
-        found = [_DetectedInstance(k, None, rle) for k, rle in zip(categories, rles, strict=True)]
-        colors, names = self._assign_colors(found), self.metadata.thing_classes
-        labels = [names[k] for k in categories]
+        colors = self._assign_colors(list(map(_DetectedInstance, categories, rles)), _MASK_IOU)
+        labels = [self.metadata.thing_classes[k] for k in categories]
         return frame_visualizer.overlay_instances(
             masks=masks, labels=labels, assigned_colors=colors, alpha=alpha
         )
@@ -101,33 +98,25 @@ class VideoVisualizer:
         old = self._old_instances
         if not old:
             return np.zeros((0, len(new)))
-        # Corners are passed where widths and heights are due, as Detectron2 does.
-        shapes = [
-            [i.mask_rle for i in part]
-            if new[0].bbox is None
-            else np.array([i.bbox for i in part], dtype=np.double)
-            for part in (old, new)
-        ]
+        # Boxes' corners are passed where widths and heights are due, as Detectron2 does.
+        shapes = [[instance.shape for instance in part] for part in (old, new)]
         ious = mask_util.iou(*shapes, np.zeros(len(new), dtype=np.uint8))
         return np.where(np.equal.outer([i.label for i in old], [i.label for i in new]), ious, 0)
 
-    def _assign_colors(self, instances):
+    def _assign_colors(self, instances, threshold):
         """Colours of new instances: those of remembered ones that they overlap, or random ones."""
-        ious = self._overlaps(instances)
-        threshold = _MASK_IOU if instances[0].bbox is None else _BOX_IOU
         missed = []
-        for old, row in zip(self._old_instances, ious, strict=True):
+        for old, row in zip(self._old_instances, self._overlaps(instances), strict=True):
             match = instances[row.argmax()]
             if row.max() > threshold and match.color is None:
                 match.color = old.color
-                continue
-            old.ttl -= 1
-            if old.ttl > 0:
+            else:
+                old.ttl -= 1
                 missed.append(old)
         for instance in instances:
             if instance.color is None:
                 instance.color = random_color(rgb=True, maximum=1)
-        self._old_instances = instances + missed
+        self._old_instances = instances + [old for old in missed if old.ttl > 0]
         return [instance.color for instance in instances]
 
     def _assign_colors_by_id(self, instances):

@@ -3,6 +3,7 @@
 import colorsys
 import math
 from enum import Enum, unique
+from functools import partialmethod
 from itertools import pairwise, repeat
 
 import matplotlib.colors as mplc
@@ -16,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BitMasks, BoxMode, PolygonMasks
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ._generic_mask import GenericMask
@@ -47,9 +48,8 @@ class VisImage:
         self.fig = Figure(frameon=False)
         self.dpi = self.fig.get_dpi()
         # matplotlib truncates to pixels: a little more keeps the last one
-        self.fig.set_size_inches(
-            *((n * scale + 1e-2) / self.dpi for n in (self.width, self.height))
-        )
+        size = [(side * scale + 1e-2) / self.dpi for side in (self.width, self.height)]
+        self.fig.set_size_inches(*size)
         self.canvas = FigureCanvasAgg(self.fig)
         self.ax = self.fig.add_axes([0.0, 0.0, 1.0, 1.0])
         self.ax.axis("off")
@@ -73,19 +73,17 @@ class _PanopticPrediction:
     """A panoptic map and its segments, largest first."""
 
     def __init__(self, panoptic_seg, segments_info, metadata=None):
-        ids, areas = torch.unique(panoptic_seg, return_counts=True)
+        ids, counts = torch.unique(panoptic_seg, return_counts=True)
         if segments_info is None:
             things, divisor = metadata.thing_dataset_id_to_contiguous_id, metadata.label_divisor
             segments_info = [
                 {"id": i, "category_id": i // divisor, "isthing": i // divisor in things.values()}
                 for i in ids[ids != -1].tolist()
             ]
-        self._seg = panoptic_seg
-        order = np.argsort(-areas.numpy())
-        self._areas = dict(zip(ids[order].tolist(), areas[order].tolist(), strict=True))
-        self._sinfo = {
-            s["id"]: s | {"area": float(self._areas.get(s["id"], 0))} for s in segments_info
-        }
+        order = np.argsort(-counts.numpy())
+        areas = dict(zip(ids[order].tolist(), counts[order].tolist(), strict=True))
+        self._seg, self._areas = panoptic_seg, areas
+        self._sinfo = {s["id"]: s | {"area": float(areas.get(s["id"], 0))} for s in segments_info}
 
     def non_empty_mask(self):
         """(H, W) mask of what belongs to a segment."""
@@ -94,17 +92,13 @@ class _PanopticPrediction:
         return (self._seg != empty[0]).numpy() if empty else np.zeros(self._seg.shape, np.uint8)
 
     def _masks(self, things: bool):
+        """Pairs of mask (H, W) and segment, for things or stuff."""
         for segment in [self._sinfo[i] for i in self._areas if i in self._sinfo]:
             if bool(segment["isthing"]) == things:
                 yield (self._seg == segment["id"]).numpy(), segment
 
-    def semantic_masks(self):
-        """Pairs of mask (H, W) and segment, for stuff."""
-        return self._masks(things=False)
-
-    def instance_masks(self):
-        """Pairs of mask (H, W) and segment, for things."""
-        return self._masks(things=True)
+    semantic_masks = partialmethod(_masks, things=False)
+    instance_masks = partialmethod(_masks, things=True)
 
 
 def _create_text_labels(classes, scores, class_names, is_crowd=None):
@@ -116,7 +110,8 @@ def _create_text_labels(classes, scores, class_names, is_crowd=None):
         columns.append([f"{score * 100:.0f}%" for score in scores])
     if not columns:
         return None
-    rows = zip(zip(*columns, strict=False), is_crowd or repeat(False), strict=False)
+    crowds = repeat(False) if is_crowd is None else is_crowd
+    rows = zip(zip(*columns, strict=False), crowds, strict=False)
     return [" ".join(row) + "|crowd" * bool(crowd) for row, crowd in rows]
 
 
@@ -158,9 +153,10 @@ class Visualizer:
     def draw_instance_predictions(self, predictions):
         """Draw what `predictions` have of boxes, masks, classes, scores, keypoints (on the CPU)."""
         field = predictions.get_fields().get
-        classes, masks = field("pred_classes"), field("pred_masks")
+        shapes = {name: field(f"pred_{name}") for name in ("boxes", "masks", "keypoints")}
+        masks, classes = shapes["masks"], field("pred_classes")
         classes = None if classes is None else classes.tolist()
-        names = self.metadata.get("thing_classes", None)
+        names = self.metadata.get("thing_classes")
         labels = _create_text_labels(classes, field("scores"), names)
         colors = self._class_colors(classes)
         alpha = 0.5 if colors is None else 0.8
@@ -168,11 +164,6 @@ class Visualizer:
             covered = None if masks is None else (masks.any(dim=0) > 0).numpy()
             self.output.reset_image(self._create_grayscale_image(covered))
             alpha = 0.3
-        shapes = {
-            "masks": masks,
-            "boxes": field("pred_boxes"),
-            "keypoints": field("pred_keypoints"),
-        }
         return self.overlay_instances(**shapes, labels=labels, assigned_colors=colors, alpha=alpha)
 
     def draw_sem_seg(self, sem_seg, area_threshold=None, alpha=0.8):
@@ -200,13 +191,12 @@ class Visualizer:
         for mask, segment in pred.semantic_masks():
             self._draw_stuff(mask, segment["category_id"], area_threshold, alpha, _OFF_WHITE)
         instances = list(pred.instance_masks())
-        if not instances:
-            return self.output
-        masks, segments = zip(*instances, strict=True)
+        masks, segments = [mask for mask, _ in instances], [segment for _, segment in instances]
         categories = [s["category_id"] for s in segments]
         scores = [s["score"] for s in segments] if all("score" in s for s in segments) else None
         crowds = [s.get("iscrowd", 0) for s in segments]
-        labels = _create_text_labels(categories, scores, self.metadata.thing_classes, crowds)
+        names = self.metadata.get("thing_classes")
+        labels = _create_text_labels(categories, scores, names, crowds)
         colors = self._thing_colors(categories) if hasattr(self.metadata, "thing_colors") else None
         return self.overlay_instances(
             masks=masks, labels=labels, assigned_colors=colors, alpha=alpha
@@ -272,16 +262,14 @@ class Visualizer:
         colors = [_rgb(None) for _ in range(count)] if assigned_colors is None else assigned_colors
         if count == 0:
             return self.output
-        order, areas = range(count), None
+        areas = np.zeros(count)
         if boxes is not None:
             if boxes.shape[1] == 5:
                 return self.overlay_rotated_instances(boxes, labels, colors)
             areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         elif masks is not None:
             areas = np.array([m.area() for m in masks], dtype=float)
-        if areas is not None:
-            order = np.argsort(-areas).tolist()
-        for i in order:
+        for i in np.argsort(-areas).tolist():
             box, mask, label = (None if x is None else x[i] for x in (boxes, masks, labels))
             if box is not None:
                 self.draw_box(box, edge_color=colors[i])
@@ -308,12 +296,11 @@ class Visualizer:
         A line from the nose to between the shoulders, and on to between the hips, is added where
         the metadata's ``keypoint_names`` have these.
         """
-        names, visible = self.metadata.get("keypoint_names"), {}
-        for index, (x, y, probability) in enumerate(keypoints):
-            if probability > self.keypoint_threshold:
-                self.draw_circle((x, y), color=_RED)
-                if names:
-                    visible[names[index]] = (x, y)
+        sure = {i: (x, y) for i, (x, y, p) in enumerate(keypoints) if p > self.keypoint_threshold}
+        for point in sure.values():
+            self.draw_circle(point, color=_RED)
+        names = self.metadata.get("keypoint_names")
+        visible = {names[i]: point for i, point in sure.items()} if names else {}
 
         def middle(name):
             sides = [visible.get(f"{side}_{name}") for side in ("left", "right")]
@@ -516,9 +503,7 @@ class Visualizer:
     _convert_keypoints = _convert_boxes
 
     def _convert_masks(self, masks_or_polygons):
-        masks = masks_or_polygons
-        if isinstance(masks, (PolygonMasks, BitMasks)):
-            masks = masks.polygons if isinstance(masks, PolygonMasks) else masks.tensor
-        masks = masks.numpy() if isinstance(masks, torch.Tensor) else masks
+        masks = getattr(masks_or_polygons, "polygons", masks_or_polygons)
+        masks = masks if isinstance(masks, (list, tuple)) else self._convert_boxes(masks)
         size = self.output.height, self.output.width
         return [m if isinstance(m, GenericMask) else GenericMask(m, *size) for m in masks]
