@@ -16,6 +16,8 @@ from detectron2.config import CfgNode
 
 from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
 
+logger = logging.getLogger(__name__)
+
 # The first is the base of all batch and instance norms.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
@@ -175,7 +177,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = [step for step in solver.STEPS if step <= max_iter]
         if len(steps) != len(solver.STEPS):
-            logging.getLogger(__name__).warning("SOLVER.STEPS beyond SOLVER.MAX_ITER are ignored")
+            logger.warning("SOLVER.STEPS contains values larger than SOLVER.MAX_ITER: ignored.")
         values = [solver.GAMMA**count for count in range(len(steps) + 1)]
         schedule = schedules.MultiStepParamScheduler(values, milestones=steps, num_updates=max_iter)
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":

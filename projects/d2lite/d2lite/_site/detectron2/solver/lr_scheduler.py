@@ -100,7 +100,7 @@ class WarmupMultiStepLR(_WarmupLR):
         last_epoch: int = -1,
     ):
         if list(milestones) != sorted(milestones):
-            raise ValueError(f"Milestones must be a list of increasing integers, got {milestones}")
+            raise ValueError(f"Milestones should be a list of increasing integers: {milestones}")
         self.milestones, self.gamma = milestones, gamma
         super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
