@@ -82,6 +82,6 @@ class PanopticFastRCNNOutputLayers(FastRCNNOutputLayers):
 def _flag(instances: Instances, name: str) -> Instances:
     """Set both flags of an image's instances, the one called ``name`` to True."""
     for field in ("for_detection", "for_merge"):
-        flag = torch.full_like(instances.pred_classes, field == name, dtype=torch.bool)
-        instances.set(field, flag)
+        like = torch.ones_like if field == name else torch.zeros_like
+        instances.set(field, like(instances.pred_classes, dtype=torch.bool))
     return instances

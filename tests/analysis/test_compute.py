@@ -1,8 +1,12 @@
 """Analysis of whole models: sums, sizes, fvcore beside the published rule."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import SemanticSegmentor
+from detectron2.utils.analysis import flop_count_operators
 from torch import nn
 
 from lvt_d2.analysis import analyze
@@ -67,3 +71,12 @@ def test_fvcore_counts_convolutions_products_and_attention():
 
 def test_a_model_without_parameters():
     assert analyze(nn.ReLU(), (4, 5)).total.layers == 60
+
+
+@pytest.mark.parametrize("name", ["panoptic_lvt", "mask_rcnn_lvt", "semantic_fpn_lvt"])
+def test_detectron2_counts_the_operators_of_whole_models(name):
+    config = Path(__file__).parents[2] / f"configs/{name}.py"
+    model = instantiate(LazyConfig.load(str(config)).model).eval()
+    image = {"image": torch.zeros(3, 64, 96), "height": 64, "width": 96}
+    counted = flop_count_operators(model, [image])
+    assert min(counted[operator] for operator in ("conv", "linear", "bmm", "layer_norm")) > 0
