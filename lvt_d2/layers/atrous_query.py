@@ -26,6 +26,7 @@ class AtrousQuery(FastLayer):
 
     def __init__(self, dim: int, rates: Sequence[int] = (1, 3, 5)):
         super().__init__()
+        self.dim = dim
         self.rates = tuple(rates)
         if not self.rates or min(self.rates) < 1:
             raise ValueError(f"rates is {self.rates}; expected one or more dilations of at least 1")
@@ -37,10 +38,10 @@ class AtrousQuery(FastLayer):
         x = x.permute(0, 3, 1, 2)
         total = None
         for rate in self.rates:
-            branch = F.conv2d(x, self.weight, padding=rate, dilation=rate, groups=x.shape[1])
+            branch = F.conv2d(x, self.weight, padding=rate, dilation=rate, groups=self.dim)
             branch = F.silu(branch)
             total = branch if total is None else total + branch
         return total.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, rates={self.rates}"
+        return f"{self.dim}, rates={self.rates}"
